@@ -1,0 +1,39 @@
+"""Keras, imported when first needed and without the chatter that TensorFlow writes to stderr as it starts."""
+
+import os
+import re
+import sys
+import tempfile
+from types import ModuleType
+
+_CHATTER = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog"
+    rb"|[IWE]0000 .*(port|cudart_stub|cpu_feature_guard|cuda_platform|computation_placer)\.cc"
+    rb"|To enable the following instructions"
+)
+
+
+def load_keras() -> ModuleType:
+    """The module keras, its backend started and its devices listed; lines on stderr that are no chatter are kept."""
+    if "keras" in sys.modules:
+        return sys.modules["keras"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what TensorFlow logs later
+    with tempfile.TemporaryFile() as log:
+        stderr = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            import keras
+
+            keras.distribution.list_devices()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            log.seek(0)
+            kept = b"".join(line for line in log if line.strip() and not _CHATTER.match(line))
+            os.write(2, kept)
+    return keras
+
+
+def has_gpu() -> bool:
+    """Whether Keras sees a GPU."""
+    return bool(load_keras().distribution.list_devices("gpu"))
