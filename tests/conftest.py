@@ -1,0 +1,81 @@
+"""What several test modules share: a folder for stores and runs, and tiny bundles made without Keras."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.bundle import DataSource, write_bundle
+from helpers.labels import Labels
+from helpers.model import make_config, weight_shapes
+
+CLASSES = 100
+
+
+def pytest_configure():
+    """Tests never touch the store and the runs of the person who runs them."""
+    folder = Path(tempfile.mkdtemp(prefix="suite-tests-"))
+    os.environ.setdefault("SUITE_BUCKET", (folder / "store").as_uri())
+    os.environ.setdefault("SUITE_RUNS", str(folder / "runs"))
+
+
+def make_bundle(directory: Path, seed: int = 0, **changes):
+    """A valid bundle of a narrow network with random weights; another `seed` gives other answers."""
+    random = np.random.default_rng(seed)
+    config = make_config((129.0, 124.0, 112.0), (68.0, 65.0, 70.0), num_classes=CLASSES, width=0.0625, dropout=0.0)
+    weights = {name: random_weights(random, name, shape) for name, shape in weight_shapes(config).items()}
+    images = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    arguments = {
+        "name": "tiny",
+        "weights": weights,
+        "config": config,
+        "temperature": 1.0,
+        "labels": Labels(
+            tuple(f"class_{i:02d}" for i in range(CLASSES)),
+            tuple(f"superclass_{i:02d}" for i in range(20)),
+            tuple(i // 5 for i in range(CLASSES)),
+        ),
+        "golden": (images, reference_probabilities(weights, config, images)),
+        "reference": {"confidence": random.random(50, dtype=np.float32)},
+        "evaluation": {"top1": 0.01, "samples": 100},
+        "model_card": "# tiny\n\nRandom weights, for tests.\n",
+        "data": DataSource(source="synthetic", fingerprint="0" * 64, synthetic=True),
+    }
+    return write_bundle(directory, **arguments | changes)
+
+
+def random_weights(random, name, shape):
+    """Arrays at the scale of a trained network, so that answers differ from image to image."""
+    if name.endswith("/kernel"):
+        return random.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32)
+    return np.full(shape, 1 if name.endswith(("gamma", "variance")) else 0, np.float32)
+
+
+def reference_probabilities(weights, config, images):
+    """The network's answer, by ONNX's own reference implementation."""
+    from onnx.reference import ReferenceEvaluator
+
+    from helpers.graph import write_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(path, weights, config)
+        return ReferenceEvaluator(str(path)).run(["probabilities"], {"images": images})[0]
+
+
+@pytest.fixture
+def bundle_dir(tmp_path):
+    """A folder that holds a valid tiny bundle."""
+    return make_bundle(tmp_path / "bundle").path
+
+
+@pytest.fixture(scope="session")
+def cifar100():
+    """The real CIFAR-100; what needs it is skipped where ``CIFAR100_DIR`` does not name a folder that holds it."""
+    if not os.environ.get("CIFAR100_DIR"):
+        pytest.skip("needs the real CIFAR-100: set CIFAR100_DIR to the folder that holds it")
+    from helpers.dataset import load_dataset
+
+    return load_dataset("cifar100")
