@@ -1,0 +1,110 @@
+"""What stands around the routes: time and headers of every request, and who may change the model."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import Depends, HTTPException, Request
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from helpers.wire import body_too_large
+
+BODY_S = 10.0
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+_OWN_ADDRESS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
+
+
+class RequestFrame:
+    """ASGI middleware: gives each request an id, its body limits, and its answer the headers above.
+
+    A body of more than `max_body_bytes` is answered 413, announced or not. uvicorn waits for ever for the rest of a
+    body; here the answer is 408 after `body_s` seconds. Both close the connection, or uvicorn would read on.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, body_s: float = BODY_S) -> None:
+        self.app, self.max_body_bytes, self.body_s = (
+            RequestBodyLimitMiddleware(app, max_body_bytes),
+            max_body_bytes,
+            body_s,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        whole = False
+        deadline = asyncio.get_running_loop().time() + self.body_s
+
+        async def receive_in_time():
+            nonlocal whole
+            if whole:  # from here on the only message is the client's leaving, and that may take its time
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the request body took more than {self.body_s:g} s; send it again") from None
+            whole = not message.get("more_body", False)
+            return message
+
+        async def send_with_headers(message):
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers["X-Request-ID"] = request_id
+                if message["status"] in (408, 413):
+                    headers["Connection"] = "close"
+            await send(message)
+
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > self.max_body_bytes:  # starlette's own answer is no JSON
+            answer = JSONResponse({"detail": body_too_large(self.max_body_bytes)}, 413)
+            await answer(scope, receive, send_with_headers)
+            return
+        await self.app(scope, receive_in_time, send_with_headers)
+
+
+def admin_guard(token: str | None, required: bool) -> Callable[..., Awaitable[None]]:
+    """A route dependency that lets only the owner through.
+
+    With a token: whoever sends it as bearer token; else 401. Without one: nobody if one is `required`, else requests
+    to this machine's own address; else 403.
+    """
+    bearer = HTTPBearer(auto_error=False, description="the value of SUITE_ADMIN_TOKEN on the server")
+
+    async def guard(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if token:
+            if not given or not secrets.compare_digest(given.credentials.encode(), token.encode()):
+                detail = "changing the model needs the header Authorization: Bearer with the server's admin token"
+                raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+        elif required:
+            detail = (
+                "changing the model is off; set SUITE_ADMIN_TOKEN or SUITE_ADMIN_TOKEN_FILE and start the server again"
+            )
+            raise HTTPException(403, detail)
+        elif not _comes_from_here(request):
+            detail = "without SUITE_ADMIN_TOKEN the model can only be changed from this machine, by its own address"
+            raise HTTPException(403, detail)
+
+    return guard
+
+
+def _comes_from_here(request):
+    """A tunnel, a rebound name and another site's page in a browser here all come over loopback; none passes this."""
+    host, site = request.headers.get("host", ""), request.headers.get("sec-fetch-site", "none")
+    return _OWN_ADDRESS.fullmatch(host) and site in ("none", "same-origin")
