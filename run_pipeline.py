@@ -1,0 +1,227 @@
+"""Run the notebooks in order, headless: explore, train, deploy.
+
+Each is executed by papermill into runs/<run id>/, with an HTML page beside it. A stage is done only if it left a
+receipt that holds; run.json says at any moment how far the run is; index.html shows the results.
+Exit status: 0 all stages done, 1 a stage failed, 2 wrong parameters (before any kernel starts), 130 interrupted.
+"""
+
+import argparse
+import os
+import secrets
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from helpers import execution, journal, profile, receipts, report
+from helpers.workspace import ROOT
+
+STAGES = {
+    "explore": "01_explore_data.ipynb",
+    "train": "02_train_and_upload.ipynb",
+    "deploy": "03_deploy_and_monitor.ipynb",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts: its folder, the notebooks of all stages, the final values, and the stages to run."""
+
+    directory: Path
+    notebooks: dict[str, Path]
+    settings: profile.Settings
+    stages: list[str]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    # The kernels inherit these: no debugger's advice and no TensorFlow start-up notes among the progress bars.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        notebooks = {stage: ROOT / "notebooks" / name for stage, name in STAGES.items()}
+        declared = {stage: profile.declared_parameters(path) for stage, path in notebooks.items()}
+        if options.list:
+            show_parameters(notebooks, declared)
+            return 0
+        plan = make_plan(options, notebooks, declared)
+        if options.dry_run:
+            show_plan(plan, declared)
+            return 0
+        return run(plan)
+    except (profile.ProfileError, journal.RunError) as error:
+        print(f"run_pipeline.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--params", type=Path, metavar="FILE", help="profile (default: params/demo.yaml)")
+    add("--only", metavar="STAGE,...", help=f"only these of {', '.join(STAGES)}")
+    add("--from", dest="first", metavar="STAGE", help="this stage and those after it")
+    add("-p", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE",
+        help="one parameter, above the profile; STAGE may be all; may be repeated")  # fmt: skip
+    add("--run-dir", type=Path, metavar="DIR", help="the folder of all runs (default: $SUITE_RUNS, or else runs)")
+    add("--resume", metavar="RUN_ID",
+        help="go on with that run and its parameters (or those of --params); skips what still holds")  # fmt: skip
+    add("--list", action="store_true", help="show the stages and their parameters")
+    add("--dry-run", action="store_true", help="show what would run, with the final parameters")
+    return parser.parse_args(arguments)
+
+
+def make_plan(options: argparse.Namespace, notebooks: dict[str, Path], declared: dict[str, Any]) -> Plan:
+    """Everything that can be wrong with a command is found here."""
+    runs = (options.run_dir or Path(os.environ.get("SUITE_RUNS") or ROOT / "runs")).resolve()
+    earlier = journal.read_run(runs, options.resume) if options.resume else None
+    run_id = options.resume or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    if earlier and not options.params:
+        sections, origin = earlier["profile"], f"the profile of run {run_id}"
+    else:
+        path = options.params or ROOT / "params" / "demo.yaml"
+        sections, origin = profile.read_profile(path), str(path)
+    settings = profile.settings(declared, sections, options.overrides, origin)
+    stages = list(earlier["stages"]) if earlier else list(STAGES)
+    if options.first:
+        profile.known(options.first, STAGES, "--from", f"there is no stage {options.first!r}")
+        stages = list(STAGES)[list(STAGES).index(options.first) :]
+    if options.only:
+        names = [name.strip() for name in options.only.split(",")]
+        for name in names:
+            profile.known(name, STAGES, "--only", f"there is no stage {name!r}")
+        stages = [stage for stage in (stages if options.first else STAGES) if stage in names]
+    return Plan(runs / run_id, notebooks, settings, stages)
+
+
+def show_parameters(notebooks: dict[str, Path], declared: dict[str, dict[str, profile.Parameter]]) -> None:
+    for stage, parameters in declared.items():
+        print(f"{stage}  ({shown(notebooks[stage])})")
+        for item in parameters.values():
+            if item.name not in profile.OWN:
+                print(f"  {f'{item.name}: {item.type} = {item.default!r}':<40}  {item.help}")
+
+
+def show_plan(plan: Plan, declared: dict[str, dict[str, profile.Parameter]]) -> None:
+    print(f"would run {', '.join(plan.stages)} into {shown(plan.directory)}")
+    for stage in plan.stages:
+        limit = plan.settings.timeouts[stage]
+        print(f"{stage}  ({shown(plan.notebooks[stage])}, {f'at most {limit:g} s' if limit else 'no time limit'})")
+        for name, value in plan.settings.parameters[stage].items():
+            default = declared[stage][name].default
+            print(f"  {name} = {value!r}" + ("" if value == default else f"  (default {default!r})"))
+
+
+def run(plan: Plan) -> int:
+    """Execute the stages; on SIGINT and SIGTERM the kernel ends first, then this process, with the record in order."""
+    stop = threading.Event()
+    try:
+        plan.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise journal.RunError(f"--run-dir: cannot make {plan.directory} ({error.strerror})") from None
+    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with journal.locked(plan.directory):
+            book, state = journal.Journal(plan.directory, settings_of(plan), entries(plan)), "failed"
+            print(f"run {plan.directory.name}", flush=True)
+            try:
+                state = run_stages(plan, book, stop)
+            finally:
+                book.close(state)
+                index = report.write_index(plan.directory, book.record, book.receipts)
+            tell(plan, book, state)
+            print(f"look at {shown(index)}")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return {"done": 0, "failed": 1, "interrupted": 130}[state]
+
+
+def entries(plan: Plan) -> dict[str, dict[str, Any]]:
+    return {
+        stage: {
+            "notebook": shown(plan.notebooks[stage]),
+            "parameters": plan.settings.parameters[stage],
+            "timeout": plan.settings.timeouts[stage],
+        }
+        for stage in plan.stages
+    }
+
+
+def settings_of(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The final values as a profile, so that --resume finds them again."""
+    limits = {stage: limit for stage, limit in plan.settings.timeouts.items() if limit}
+    return {**plan.settings.parameters, profile.TIMEOUTS: limits}
+
+
+def run_stages(plan: Plan, book: journal.Journal, stop: threading.Event) -> str:
+    """Run or skip each stage; the first that fails is the last that starts. Returns the run's state."""
+    order = list(STAGES)
+    for stage in plan.stages:
+        upstream = [receipts.receipt_path(plan.directory, name) for name in order[: order.index(stage)]]
+        inputs = journal.inputs_digest(plan.notebooks[stage], plan.settings.parameters[stage], upstream)
+        if book.holds(stage, inputs):
+            print(f"{stage}: done before, and still holds", flush=True)
+            continue
+        if stop.is_set():
+            return "interrupted"
+        book.begin(stage, inputs)
+        output = plan.directory / STAGES[stage]
+        failure = execution.execute(
+            plan.notebooks[stage],
+            output,
+            {**plan.settings.parameters[stage], "run_id": plan.directory.name, "run_dir": str(plan.directory)},
+            cwd=ROOT,
+            stop=stop,
+            timeout=plan.settings.timeouts[stage],
+            title=stage,
+        ) or proof(book, stage, output)
+        if failure:
+            book.fail(stage, failure)
+        if output.is_file():
+            report.export_html(output)
+        report.write_index(plan.directory, book.record, book.receipts)
+        if failure:
+            return "interrupted" if failure.interrupted else "failed"
+    return "done"
+
+
+def proof(book: journal.Journal, stage: str, output: Path) -> execution.Failure | None:
+    """None if the stage left a receipt that holds; without one, no notebook that ran to its end counts."""
+    try:
+        book.finish(stage)
+    except receipts.ReceiptError as error:
+        if cell := execution.left_early(output):
+            return execution.Failure(cell, "called sys.exit(), so the notebook stopped there and left no receipt")
+        return execution.Failure(None, f"left no valid receipt: {error}")
+    return None
+
+
+def tell(plan: Plan, book: journal.Journal, state: str) -> None:
+    """What happened, in a few lines: key results, the error if any, and how to go on."""
+    for stage in plan.stages:
+        if stage in book.receipts:
+            print(f"{stage}: done in {book.receipts[stage].duration_s:.1f} s")
+            for name, value in report.key_results(book.receipts[stage]).items():
+                print(f"  {name}: {value}")
+        elif error := book.record["stages"][stage]["error"]:
+            print(f"{stage}: {report.describe(error)}", file=sys.stderr)
+    if warning := report.synthetic_warning(book.receipts):
+        print(warning)
+    if state != "done":
+        at = "" if plan.directory.parent == ROOT / "runs" else f" --run-dir {shown(plan.directory.parent)}"
+        print(f"{state}; go on with: python run_pipeline.py --resume {plan.directory.name}{at}", file=sys.stderr)
+
+
+def shown(path: Path) -> str:
+    """A path as a person at the repository root or in the current folder would type it."""
+    path = path.resolve()
+    return str(next((path.relative_to(home) for home in (Path.cwd(), ROOT) if path.is_relative_to(home)), path))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
