@@ -1,0 +1,74 @@
+# Variables: PARAMS=params/full.yaml (make run), ARGS="..." (run, test, serve, lock), PYTHON=python3.12 (the first time).
+
+SHELL := bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lab serve lock lint format clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV ?= $(BIN)/uv
+
+# No start-up notes among the results; what goes wrong is still said.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/run.stamp ## run the three notebooks in order; results in runs/ (PARAMS=params/full.yaml, ARGS="--only train")
+	@$(BIN)/python run_pipeline.py $(if $(PARAMS),--params $(PARAMS)) $(ARGS)
+
+test: $(VENV)/test.stamp ## run all tests and the notebooks (ARGS="-k storage")
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	export SUITE_BUCKET="file://$$scratch/store" SUITE_RUNS="$$scratch/runs" && \
+	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=900 --timeout=900 tests notebooks $(ARGS) && \
+	echo "all is well; 'make run' runs the suite, 'make help' lists what else there is"
+
+lab: $(VENV)/run.stamp ## open the notebooks in JupyterLab
+	@$(BIN)/python -m jupyterlab notebooks $(ARGS)
+
+serve: $(VENV)/run.stamp ## serve the production version, or else the bundle in model/, on 127.0.0.1:8000
+	@$(BIN)/python -m helpers.hosting $(ARGS)
+
+lock: $(VENV)/test.stamp ## renew requirements/*.lock from pyproject.toml (ARGS=--upgrade for newer versions)
+	@$(call compile,run,)
+	@$(call compile,test,--extra test --constraint requirements/run.lock)
+	@$(call compile,gpu,--extra gpu --constraint requirements/run.lock)
+	@echo "requirements/run.lock, test.lock and gpu.lock are up to date"
+
+compile = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-annotate --no-header $(2) $(ARGS) pyproject.toml --output-file requirements/$(1).lock
+
+lint: $(VENV)/test.stamp ## check style of code and notebooks
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+format: $(VENV)/test.stamp ## put code and notebooks into style
+	@$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .
+
+clean: ## remove the environment and caches (runs/ and store/ stay)
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The test lock holds all of the run lock, so one environment serves both, in either order.
+$(VENV)/run.stamp: requirements/run.lock | $(BIN)/python
+	@$(call install,run)
+	@touch $@
+
+$(VENV)/test.stamp: requirements/test.lock | $(BIN)/python
+	@$(call install,test)
+	@touch $(VENV)/run.stamp $@
+
+install = echo "installing the packages of requirements/$(1).lock into $(VENV), some minutes the first time ..." && \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/$(1).lock
+
+$(BIN)/python:
+	@for python in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
+	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null; then \
+	    exec "$$python" -m venv --clear $(VENV); \
+	  fi; \
+	done; \
+	echo "needs Python 3.11, 3.12 or 3.13, and $${PYTHON:-python3} is $$($${PYTHON:-python3} -V 2>&1 | tail -1);" \
+	  "name another: make PYTHON=python3.12 $(or $(MAKECMDGOALS),run)" >&2; \
+	exit 1
