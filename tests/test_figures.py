@@ -1,0 +1,76 @@
+"""Every figure has a title, labelled axes, and shows the numbers it was given."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import figures
+from helpers.labels import Labels
+from helpers.training import EpochResult
+
+LABELS = Labels(("cat", "dog", "car", "bus"), ("animals", "vehicles"), (0, 0, 1, 1))
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+EPOCHS = [EpochResult(epoch, 32, 4.0 - epoch, 0.1 * epoch, 0.12 * epoch, 100.0, 9.0) for epoch in (1, 2, 3)]
+RELIABILITY = np.array([[0, 0, 0], [5, 0.5, 0.4], [9, 0.9, 0.8]], float)
+ROWS = [
+    {"Prediction Time": 0.002, "Average Prediction Time": 0.003, "Output": i, "Average Output": 1.5} for i in range(9)
+]
+SCORES = {name: {"confidence": RANDOM.random(30), "energy": RANDOM.normal(size=30)} for name in ("reference", "served")}
+
+FIGURES = {
+    "few counts": lambda: figures.plot_counts(("a", "b"), {"train": (5, 3), "test": (1, 2)}, "title"),
+    "many counts": lambda: figures.plot_counts([f"c{i}" for i in range(100)], {"train": (5,) * 100}, "title"),
+    "pixels": lambda: figures.plot_pixels({"train": np.ones((3, 256)), "test": np.ones((3, 256))}, "title"),
+    "training": lambda: figures.plot_training(EPOCHS, "title"),
+    "group accuracy": lambda: figures.plot_group_accuracy({"a": 0.2, "b": 0.9}, "title"),
+    "confusion": lambda: figures.plot_confusion(np.arange(16).reshape(4, 4), LABELS, "title"),
+    "reliability": lambda: figures.plot_reliability(RELIABILITY, RELIABILITY, "title"),
+    "metrics": lambda: figures.plot_metrics(ROWS, "title"),
+    "scores": lambda: figures.plot_scores(SCORES, "title"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_has_a_title_and_labelled_axes_and_can_be_drawn(name):
+    figure = FIGURES[name]()
+    shown = [axis for axis in figure.axes if axis.axison]
+    titles = [figure.get_suptitle(), *(axis.get_title() for axis in shown)]
+    assert "title" in titles
+    for axis in shown:
+        assert axis.get_xlabel() or axis.get_ylabel()
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert np.asarray(Image.open(file).convert("L")).std() > 1  # something is on it
+
+
+def test_bars_are_as_long_as_the_counts():
+    figure = FIGURES["few counts"]()
+    assert sorted(patch.get_width() for patch in figure.axes[0].patches) == [1, 2, 3, 5]
+
+
+def test_samples_are_shown_unchanged_under_their_names():
+    figure = figures.plot_samples(IMAGES, list("abcde"), "five", columns=3, notes=list("vwxyz"))
+    shown = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title() for axis in shown] == ["a\nv", "b\nw", "c\nx", "d\ny", "e\nz"]
+    np.testing.assert_array_equal([axis.images[0].get_array() for axis in shown], IMAGES)
+
+
+def test_group_accuracy_is_sorted_and_marks_the_mean():
+    axes = figures.plot_group_accuracy({"low": 0.25, "high": 0.75}, "t").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["high", "low"]
+    assert axes.get_legend().get_texts()[0].get_text() == "mean 50.0 %"
+
+
+def test_confusion_sums_classes_into_shares_of_the_true_superclass():
+    matrix = np.array([[8, 1, 1, 0], [0, 10, 0, 0], [0, 0, 5, 5], [2, 0, 0, 8]])
+    shares = figures.plot_confusion(matrix, LABELS, "t").axes[0].collections[0].get_array()
+    np.testing.assert_allclose(np.ravel(shares), [95, 5, 10, 90])
+
+
+def test_times_are_shown_in_milliseconds():
+    axes = FIGURES["metrics"]().axes[0]
+    assert axes.get_ylabel() == "milliseconds"
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 2)
