@@ -205,8 +205,9 @@ def tell(plan: Plan, book: journal.Journal, state: str) -> None:
     """What happened, in a few lines: key results, the error if any, and how to go on."""
     for stage in plan.stages:
         if stage in book.receipts:
-            print(f"{stage}: done in {book.receipts[stage].duration_s:.1f} s")
-            for name, value in report.key_results(book.receipts[stage]).items():
+            receipt = book.receipts[stage]
+            print(f"{stage}: done in {receipt.duration_s:.1f} s, data: {receipt.data['source']}")
+            for name, value in report.key_results(receipt).items():
                 print(f"  {name}: {value}")
         elif error := book.record["stages"][stage]["error"]:
             print(f"{stage}: {report.describe(error)}", file=sys.stderr)

@@ -6,6 +6,8 @@ Each module may import only from those before it in this list (``tests/test_impo
 ORDER = (
     "workspace",
     "receipts",
+    "objects",
+    "google_store",
     "storage",
     "labels",
     "archive",
@@ -25,6 +27,7 @@ ORDER = (
     "card",
     "bundle",
     "registry",
+    "model_dir",
     "start",
     "engine",
     "loader",

@@ -25,7 +25,7 @@ def write_card(
         hardware: that it was trained on.
     """
     warning = (
-        "> **Trained on the drawn stand-in, not on CIFAR-100.** It shows that the suite works and is of no other use.\n\n"
+        "> **Trained on the drawn stand-in, not on CIFAR-100.** It shows that the suite works, and nothing more.\n\n"
         if data["synthetic"]
         else ""
     )
@@ -46,7 +46,8 @@ def write_card(
 | top-5 | {evaluation.top5:.2%} |
 | superclass | {evaluation.superclass_top1:.2%} |
 | negative log-likelihood | {evaluation.nll:.4f} nats |
-| expected calibration error | {evaluation.calibration_error:.2%} (before temperature {evaluation.calibration_error_raw:.2%}) |
+| expected calibration error | {evaluation.calibration_error:.2%} |
+| the same before temperature | {evaluation.calibration_error_raw:.2%} |
 
 ## Data
 

@@ -36,7 +36,7 @@ def plot_counts(names, counts: dict[str, tuple[int, ...]], title: str) -> Figure
 
 
 def plot_samples(images: np.ndarray, names, title: str, columns: int = 10, notes=None) -> Figure:
-    """A grid of `images`, uint8 (n, height, width, 3), each under its name, with a second line from `notes` if given."""
+    """A grid of `images`, uint8 (n, height, width, 3), each under its name and, if given, its line of `notes`."""
     rows = -(-len(images) // columns)
     figure, axes = _figure(1.25 * columns, (1.35 if notes is None else 1.6) * rows + 0.4, rows, columns, squeeze=False)
     for axis in axes.flat:

@@ -26,10 +26,9 @@ from helpers.storage import ObjectNotFound, PreconditionFailed, StorageUnavailab
 
 PRODUCTION = "production"
 MAX_HISTORY = 50
-_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
-_VERSION = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}"
-_MODEL_DIR = re.compile(rf"models/({_NAME})(?:/aliases/({_NAME})|/versions/({_VERSION}))?/?")
-_VersionId = Annotated[str, Field(pattern=f"^{_VERSION}$")]
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+VERSION = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}"
+_VersionId = Annotated[str, Field(pattern=f"^{VERSION}$")]
 
 
 class RegistryError(Exception):
@@ -46,10 +45,6 @@ class VersionConflict(RegistryError):
 
 class PromotionConflict(RegistryError):
     """Another one moved the alias first."""
-
-
-class ModelDirError(RegistryError):
-    """A model_dir that can name no model of this bucket."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ class Registry:
     """
 
     def __init__(self, store: Store, name: str):
-        self.store, self.name = store, _check("name", _NAME, name)
+        self.store, self.name = store, _check("name", NAME, name)
 
     def publish(self, bundle_dir: Path) -> str:
         """Verifies the bundle in `bundle_dir`, uploads it, the manifest last, and returns its version.
@@ -107,7 +102,7 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """The published versions, oldest first."""
-        manifest = re.compile(f"{re.escape(self._key('versions/'))}({_VERSION})/{re.escape(MANIFEST)}")
+        manifest = re.compile(f"{re.escape(self._key('versions/'))}({VERSION})/{re.escape(MANIFEST)}")
         found = [(manifest.fullmatch(info.key), info) for info in self.store.list(self._key("versions/"))]
         versions = [Version(match[1], info.generation) for match, info in found if match]
         return sorted(versions, key=lambda version: version.generation)
@@ -154,7 +149,7 @@ class Registry:
             UnknownModel: if the version is not published.
             BundleError: if what the store holds is damaged; it was fetched twice and is not kept.
         """
-        target = Path(cache) / self.name / _check("version", _VERSION, version)
+        target = Path(cache) / self.name / _check("version", VERSION, version)
         if _is_valid(target):
             return target
         try:
@@ -221,7 +216,7 @@ class Registry:
         return current
 
     def _move(self, alias, version, history, reason, current):
-        if self._manifest(_check("version", _VERSION, version)) is None:
+        if self._manifest(_check("version", VERSION, version)) is None:
             raise self._unknown(version)
         history, moved = history[-MAX_HISTORY:], datetime.now(UTC).isoformat(timespec="seconds")
         previous = history[-1] if history else None
@@ -237,7 +232,7 @@ class Registry:
         return "/".join(("models", self.name, *parts))
 
     def _alias_key(self, alias):
-        return self._key("aliases", f"{_check('alias', _NAME, alias)}.json")
+        return self._key("aliases", f"{_check('alias', NAME, alias)}.json")
 
     def _unknown(self, version):
         return UnknownModel(f"model {self.name!r} has no version {version!r} in {self.store.url}; publish it first")
@@ -246,39 +241,6 @@ class Registry:
         state = f"points to {winner.version} ({winner.reason})" if winner else "does not exist"
         now = f"it {state}, at generation {winner.generation if winner else 0}"
         return PromotionConflict(f"alias {alias!r} of {self.name!r} was moved by another: {now}; look and decide again")
-
-
-def resolve(store: Store, model_dir: str, cache: Path) -> Path:
-    """A verified local copy of the bundle that `model_dir` names.
-
-    Args:
-        model_dir: ``models/<name>`` (its alias "production"), ``models/<name>/aliases/<alias>`` or
-            ``models/<name>/versions/<version>``, alone or after the url of `store`.
-        cache: see `Registry.download`.
-
-    Raises:
-        ModelDirError: for anything else; no file and no connection was opened.
-        UnknownModel: if there is no such model.
-        BundleError: if it is damaged.
-    """
-    refusal = ModelDirError(
-        "model_dir must be models/<name>, models/<name>/aliases/<alias> or models/<name>/versions/<version>, alone or "
-        f"after {store.url}/, got {model_dir[:200]!r}"
-    )
-    match = _MODEL_DIR.fullmatch(model_dir.removeprefix(f"{store.url}/"))
-    if not match:
-        raise refusal
-    name, alias, version = match[1], match[2] or PRODUCTION, match[3]
-    registry = Registry(store, name)
-    try:
-        found = None if version else registry.alias(alias)
-        if not version and not found:
-            raise UnknownModel(f"model {name!r} has no alias {alias!r} in {store.url}; promote a version to it")
-        return registry.download(version or found.version, cache)
-    except BundleError:
-        raise
-    except ValueError as error:  # the store follows no symbolic links
-        raise refusal from error
 
 
 def _is_valid(folder):

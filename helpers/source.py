@@ -5,7 +5,8 @@ from pathlib import Path
 
 from helpers.bundle import MANIFEST
 from helpers.loader import LoadedModel, load_model
-from helpers.registry import UnknownModel, resolve
+from helpers.model_dir import resolve
+from helpers.registry import UnknownModel
 from helpers.storage import StorageError, open_store
 from helpers.workspace import bucket_url
 
@@ -48,7 +49,7 @@ class ModelSource:
         """The checked model of `model_dir`.
 
         Raises:
-            ModelDirError, UnknownModel, StorageError: as `helpers.registry.resolve`.
+            ModelDirError, UnknownModel, StorageError: as `helpers.model_dir.resolve`.
             BundleError, ModelRejected, ValueError: as `helpers.loader.load_model`.
         """
         try:

@@ -8,7 +8,7 @@ import numpy as np
 from helpers.bundle import MANIFEST, Bundle, read_bundle
 from helpers.graph import read_weights
 from helpers.model import build_vgg16, load_imagenet_weights, make_config, set_weights
-from helpers.registry import resolve
+from helpers.model_dir import resolve
 from helpers.storage import Store
 from helpers.workspace import ROOT
 
@@ -46,7 +46,7 @@ def choose_start(
 
     Args:
         start_from: "scratch"; "imagenet"; "model", the bundle in ``model/``; a model_dir such as
-            ``models/cifar100-vgg16`` (see `helpers.registry.resolve`); or "auto": ``model/`` if it was trained on this
+            ``models/cifar100-vgg16`` (see `helpers.model_dir.resolve`); or "auto": ``model/`` if it was trained on this
             data, else scratch.
         fingerprint: of the data to train on.
         mean, std, width, dropout: of a new network; one that was trained keeps its own mean, std and width.

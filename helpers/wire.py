@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from helpers.bundle import BundleError, DataSource
 from helpers.images import DamagedImage, ImageTooLarge, UnsupportedImage
+from helpers.model_dir import ModelDirError
 from helpers.predictor import DeadlineExceeded, LoadedModel, ModelRejected, PredictorClosed, QueueFull
-from helpers.registry import ModelDirError, UnknownModel
+from helpers.registry import UnknownModel
 from helpers.storage import StorageError
 
 PREDICTION_ERRORS = {

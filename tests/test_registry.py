@@ -14,7 +14,8 @@ from conftest import make_bundle
 from fake_gcs import FakeGCS
 
 from helpers.bundle import FILES, MANIFEST, BundleError, read_bundle
-from helpers.registry import ModelDirError, PromotionConflict, Registry, UnknownModel, VersionConflict, resolve
+from helpers.model_dir import ModelDirError, resolve
+from helpers.registry import PromotionConflict, Registry, UnknownModel, VersionConflict
 from helpers.storage import Object, ObjectNotFound, StorageUnavailable, open_store
 from helpers.workspace import ROOT
 

@@ -19,8 +19,9 @@ from PIL import Image
 
 from helpers.graph import read_weights
 from helpers.hosting import Server
+from helpers.model_dir import resolve
 from helpers.predictor import ModelRejected, Predictor, load_model
-from helpers.registry import Registry, resolve
+from helpers.registry import Registry
 from helpers.service import create_app
 from helpers.storage import StorageUnavailable, open_store
 

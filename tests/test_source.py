@@ -1,7 +1,8 @@
 import pytest
 from conftest import make_bundle
 
-from helpers.registry import ModelDirError, Registry, UnknownModel
+from helpers.model_dir import ModelDirError
+from helpers.registry import Registry, UnknownModel
 from helpers.source import MODEL_DIR, ModelSource
 from helpers.storage import StorageUnavailable, Store, open_store
 
