@@ -14,7 +14,9 @@ class WeightsError(ValueError):
     """Weights that do not fit the network; the message names the first array that does not."""
 
 
-def make_config(mean, std, *, num_classes: int = 100, width: float = 1.0, hidden: int = 512, dropout: float = 0.5) -> dict:
+def make_config(
+    mean, std, *, num_classes: int = 100, width: float = 1.0, hidden: int = 512, dropout: float = 0.5
+) -> dict:
     """The arguments of `build_vgg16` as plain JSON values, checked.
 
     Args:

@@ -1,0 +1,282 @@
+"""Trains a network: a checked recipe, augmentation, one-cycle schedule, a checkpoint after every epoch, and resume."""
+
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from helpers.backend import has_gpu, load_keras
+from helpers.checkpoint import latest_checkpoint, save_checkpoint
+from helpers.dataset import Split
+
+MIN_RESOLUTION, MAX_RESOLUTION = 16, 32
+
+
+class RecipeError(ValueError):
+    """A training parameter that cannot work; the message names it, its rule and its value."""
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss is no longer a number; the checkpoint of the epoch before is still there."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Checked when made.
+
+    Attributes:
+        epochs: passes over the training images, at least 1.
+        batch_size: images a step, at least 2.
+        learning_rate: peak of the one-cycle schedule (Smith & Topin 2018): up over the first `warmup` share of all
+            steps, then down to 0 along a cosine. Above 0.
+        momentum: of stochastic gradient descent with Nesterov's form, 0 to below 1.
+        weight_decay: share of each kernel taken off per step and unit of learning rate (Loshchilov & Hutter 2019).
+        label_smoothing: 0 to below 1 (Szegedy et al. 2016).
+        augment: random flips, and shifts by up to an eighth of the image.
+        resolutions: image sides in pixels, one a phase of equal length, such as "16 24 32"; the last must be 32,
+            and there must be an epoch for each.
+        warmup: share of all steps, 0 to below 1.
+        seed: of order and augmentation. Initial weights and dropout are seeded where the model is built.
+    """
+
+    epochs: int = 1
+    batch_size: int = 128
+    learning_rate: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 0.005
+    label_smoothing: float = 0.1
+    augment: bool = True
+    resolutions: str = "32"
+    warmup: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, holds, rule in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2, "at least 2"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
+            ("weight_decay", 0 <= self.weight_decay < 1, "from 0 to below 1"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1"),
+            ("warmup", 0 <= self.warmup < 1, "from 0 to below 1"),
+            ("seed", 0 <= self.seed < 2**32, "from 0 to 4294967295"),
+        ):
+            if not holds:
+                raise RecipeError(f"{name} must be {rule}, got {getattr(self, name)}")
+        sides = self.resolutions.split()
+        if not sides or not all(side.isdigit() and MIN_RESOLUTION <= int(side) <= MAX_RESOLUTION for side in sides):
+            raise RecipeError(f"resolutions must be sides from 16 to 32, such as '16 24 32', got {self.resolutions!r}")
+        if int(sides[-1]) != MAX_RESOLUTION:
+            raise RecipeError(f"resolutions must end with 32, what is served, got {self.resolutions!r}")
+        if len(sides) > self.epochs:
+            raise RecipeError(
+                f"resolutions must be at most as many as epochs ({self.epochs}), got {self.resolutions!r}"
+            )
+
+    def resolution(self, epoch: int) -> int:
+        """Image side in pixels of `epoch`, counted from 0."""
+        sides = [int(side) for side in self.resolutions.split()]
+        return sides[epoch * len(sides) // self.epochs]
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch came to; loss and accuracies 0 to 1 are of the augmented training and the validation images."""
+
+    epoch: int
+    resolution: int
+    loss: float
+    accuracy: float
+    validation_accuracy: float
+    images_per_second: float
+    seconds: float
+
+    def __str__(self):
+        return (
+            f"epoch {self.epoch} at {self.resolution} px: loss {self.loss:.3f}, training {self.accuracy:.1%}, "
+            f"validation {self.validation_accuracy:.1%}, {self.images_per_second:.0f} images/s, {self.seconds:.0f} s"
+        )
+
+
+def choose_precision(precision: str = "auto") -> str:
+    """Keras' dtype policy: `precision` itself, or by "auto" mixed_bfloat16 where the processor computes in it."""
+    if precision not in ("auto", "float32", "mixed_bfloat16"):
+        raise RecipeError(f"precision must be auto, float32 or mixed_bfloat16, got {precision!r}")
+    if precision != "auto":
+        return precision
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    return "mixed_bfloat16" if has_gpu() or "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def train(
+    model,
+    training: Split,
+    validation: Split,
+    recipe: Recipe,
+    *,
+    checkpoints: Path | None = None,
+    context: dict | None = None,
+    on_epoch: Callable[[EpochResult], None] | None = None,
+) -> list[EpochResult]:
+    """Trains `model` (from `helpers.model.build_vgg16`) in place.
+
+    Args:
+        training, validation: images and labels; validation is taken at 32 pixels after every epoch.
+        checkpoints: folder for a checkpoint after every epoch. If it holds one of the same recipe and context, training
+            goes on from there.
+        context: what else must be the same for that, such as the data and the start point; JSON values.
+        on_epoch: called with the result of each epoch.
+
+    Returns:
+        One result for each epoch trained, those before a resume included.
+
+    Raises:
+        TrainingDiverged: if the loss is no longer a number.
+    """
+    keras = load_keras()
+
+    keras.utils.set_random_seed(recipe.seed)
+    _compile(model, recipe, steps=recipe.epochs * math.ceil(len(training) / recipe.batch_size))
+    results, first, identity = [], 0, {**asdict(recipe), **(context or {})}
+    if checkpoints and (found := latest_checkpoint(checkpoints, model, identity)):
+        results = [EpochResult(**result) for result in found]
+        first = len(results)
+    for epoch in range(first, recipe.epochs):
+        started, side = time.perf_counter(), recipe.resolution(epoch)
+        batches = make_batches(training, recipe, epoch)
+        # Shuffled already, by seed and epoch; Keras would shuffle the batches again, otherwise after a resume.
+        history = model.fit(batches, shuffle=False, verbose=0, callbacks=[_progress_bar(epoch, recipe)]).history
+        seconds = time.perf_counter() - started
+        if not math.isfinite(history["loss"][0]):
+            raise TrainingDiverged(
+                f"loss became {history['loss'][0]} in epoch {epoch + 1} of {recipe.epochs}; lower learning_rate "
+                f"(now {recipe.learning_rate}) and start again"
+            )
+        accuracy = float(np.mean(predict_logits(model, validation.images).argmax(1) == validation.labels))
+        results.append(
+            EpochResult(
+                epoch=epoch + 1,
+                resolution=side,
+                loss=history["loss"][0],
+                accuracy=history["accuracy"][0],
+                validation_accuracy=accuracy,
+                images_per_second=len(training) / seconds,
+                seconds=time.perf_counter() - started,
+            )
+        )
+        if checkpoints:
+            save_checkpoint(checkpoints, model, identity, [asdict(result) for result in results])
+        if on_epoch:
+            on_epoch(results[-1])
+    return results
+
+
+def predict_logits(model, images: np.ndarray, batch_size: int = 250) -> np.ndarray:
+    """Logits, float32 (n, classes), of `images`, uint8 (n, 32, 32, 3)."""
+    return model.predict(images, batch_size=batch_size, verbose=0)
+
+
+def make_batches(split: Split, recipe: Recipe, epoch: int):
+    """A Keras dataset of one epoch's batches, shuffled and augmented; the same for the same seed and epoch."""
+    keras = load_keras()
+
+    side, size = recipe.resolution(epoch), recipe.batch_size
+    images = resize_images(split.images, side)
+    order = np.random.default_rng((recipe.seed, epoch)).permutation(len(split))
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return math.ceil(len(order) / size)
+
+        def __getitem__(self, index):
+            chosen = order[index * size : (index + 1) * size]
+            random = np.random.default_rng((recipe.seed, epoch, index))
+            batch = augment_images(images[chosen], random) if recipe.augment else images[chosen]
+            return batch, split.labels[chosen]
+
+    return Batches(workers=1, max_queue_size=4)
+
+
+def augment_images(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Flips each of `images` (n, side, side, 3) with probability one half, and shifts it by up to side / 8 pixels.
+
+    Pixels that a shift uncovers mirror those inside.
+    """
+    count, side = images.shape[:2]
+    reach = side // 8
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    shifts = random.integers(0, 2 * reach + 1, (2, count, 1))
+    rows, columns = shifts + np.arange(side)
+    columns = np.where(random.random((count, 1)) < 0.5, columns[:, ::-1], columns)
+    return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def resize_images(images: np.ndarray, side: int) -> np.ndarray:
+    """`images`, uint8 (n, 32, 32, 3), at `side` pixels, each the mean of those with their centres in its area."""
+    if images.shape[1] == side:
+        return images
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX)) for image in images])
+
+
+def _compile(model, recipe, steps):
+    keras = load_keras()
+
+    warmup_steps = round(recipe.warmup * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup_steps else recipe.learning_rate,
+        decay_steps=max(1, steps - warmup_steps),
+        warmup_target=recipe.learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+    optimizer = keras.optimizers.SGD(
+        schedule, momentum=recipe.momentum, nesterov=recipe.momentum > 0, weight_decay=recipe.weight_decay or None
+    )
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    classes = model.output_shape[-1]
+
+    def loss(labels, logits):
+        targets = keras.ops.one_hot(keras.ops.reshape(keras.ops.cast(labels, "int32"), (-1,)), classes)
+        return keras.losses.categorical_crossentropy(
+            targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing
+        )
+
+    # XLA's convolutions are several times slower than oneDNN's on a processor.
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile="auto" if has_gpu() else False)
+
+
+def describe_hardware() -> str:
+    """The processor, its cores, and the GPUs that Keras sees, for people."""
+    keras = load_keras()
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    processor = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    gpus = keras.distribution.list_devices("gpu")
+    return f"{processor}, {os.cpu_count()} cores, {f'{len(gpus)} GPU' if gpus else 'no GPU'}"
+
+
+def _progress_bar(epoch, recipe):
+    keras = load_keras()
+    from tqdm.auto import tqdm
+
+    class Bar(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.bar = tqdm(total=self.params["steps"], desc=f"epoch {epoch + 1}/{recipe.epochs}", leave=False)
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.bar.update()
+
+        def on_train_end(self, logs=None):
+            self.bar.close()
+
+    return Bar()
