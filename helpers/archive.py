@@ -126,7 +126,7 @@ def _unpickle(data, name, keys):
         value = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
     except DatasetError:
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged pickle may raise anything
+    except Exception as error:
         raise DatasetError(
             f"{name} is not a readable CIFAR-100 pickle ({type(error).__name__}: {error}); get it again"
         ) from error

@@ -9,7 +9,6 @@ import platform
 import shutil
 import subprocess
 import zipfile
-import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -90,6 +89,8 @@ class Bundle:
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
         """Images, uint8 (n, 32, 32, 3), and the probabilities expected for them, float32 (n, classes)."""
         arrays = read_npz(self.path / "golden.npz")
+        if absent := {"images", "probabilities"} - arrays.keys():
+            raise BundleError(f"{self.path / 'golden.npz'} does not hold {sorted(absent)[0]}")
         return arrays["images"], arrays["probabilities"]
 
     def evaluation(self) -> dict:
@@ -197,11 +198,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > MAX_ARRAYS_BYTES:
             raise BundleError(f"{path} unpacks to {unpacked} bytes; at most {MAX_ARRAYS_BYTES} are read")
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise BundleError(f"{path} holds {foreign[0]!r}, which is no array")
+        return arrays
     except BundleError:
         raise
-    except (ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:
         raise BundleError(f"{path} is not a readable .npz file of plain arrays: {error}") from error
 
 
