@@ -15,6 +15,7 @@ ORDER = (
     "dataset",
     "statistics",
     "images",
+    "augmentation",
     "backend",
     "model",
     "graph",

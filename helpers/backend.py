@@ -1,9 +1,11 @@
 """Keras, imported when first needed and without the chatter that TensorFlow writes to stderr as it starts."""
 
 import os
+import platform
 import re
 import sys
 import tempfile
+from pathlib import Path
 from types import ModuleType
 
 _CHATTER = re.compile(
@@ -37,3 +39,14 @@ def load_keras() -> ModuleType:
 def has_gpu() -> bool:
     """Whether Keras sees a GPU."""
     return bool(load_keras().distribution.list_devices("gpu"))
+
+
+def describe_hardware() -> str:
+    """The processor, its cores, and the GPUs that Keras sees, for people."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    processor = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    gpus = load_keras().distribution.list_devices("gpu")
+    return f"{processor}, {os.cpu_count()} cores, {f'{len(gpus)} GPU' if gpus else 'no GPU'}"

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -91,7 +91,8 @@ def load_dataset(data: str = "auto", seed: int = 0) -> Dataset:
         download_cifar100(cache)
     except OSError as error:
         if data == "auto":
-            return draw_dataset(seed)
+            drawn = draw_dataset(seed)
+            return replace(drawn, source=f"{drawn.source}, since CIFAR-100 could not be had from {URL} ({error})")
         raise DatasetError(
             f"CIFAR-100 could not be had from {URL} ({error}). Put cifar-100-python.tar.gz into a folder and set "
             "CIFAR100_DIR to that folder, or run with data=synthetic for the drawn stand-in"

@@ -1,8 +1,6 @@
 """Trains a network: a checked recipe, augmentation, one-cycle schedule, a checkpoint after every epoch, and resume."""
 
 import math
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.augmentation import augment_images, resize_images
 from helpers.backend import has_gpu, load_keras
 from helpers.checkpoint import latest_checkpoint, save_checkpoint
 from helpers.dataset import Split
@@ -203,29 +202,6 @@ def make_batches(split: Split, recipe: Recipe, epoch: int):
     return Batches(workers=1, max_queue_size=4)
 
 
-def augment_images(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Flips each of `images` (n, side, side, 3) with probability one half, and shifts it by up to side / 8 pixels.
-
-    Pixels that a shift uncovers mirror those inside.
-    """
-    count, side = images.shape[:2]
-    reach = side // 8
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    shifts = random.integers(0, 2 * reach + 1, (2, count, 1))
-    rows, columns = shifts + np.arange(side)
-    columns = np.where(random.random((count, 1)) < 0.5, columns[:, ::-1], columns)
-    return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def resize_images(images: np.ndarray, side: int) -> np.ndarray:
-    """`images`, uint8 (n, 32, 32, 3), at `side` pixels, each the mean of those with their centres in its area."""
-    if images.shape[1] == side:
-        return images
-    from PIL import Image
-
-    return np.stack([np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX)) for image in images])
-
-
 def _compile(model, recipe, steps):
     keras = load_keras()
 
@@ -250,19 +226,6 @@ def _compile(model, recipe, steps):
 
     # XLA's convolutions are several times slower than oneDNN's on a processor.
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile="auto" if has_gpu() else False)
-
-
-def describe_hardware() -> str:
-    """The processor, its cores, and the GPUs that Keras sees, for people."""
-    keras = load_keras()
-
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
-    processor = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    gpus = keras.distribution.list_devices("gpu")
-    return f"{processor}, {os.cpu_count()} cores, {f'{len(gpus)} GPU' if gpus else 'no GPU'}"
 
 
 def _progress_bar(epoch, recipe):

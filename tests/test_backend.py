@@ -1,7 +1,10 @@
 """Keras starts quietly, and nothing but the known chatter is swallowed."""
 
+import re
 import subprocess
 import sys
+
+from helpers.backend import describe_hardware
 
 CODE = """
 import os, sys
@@ -29,3 +32,7 @@ def test_a_failing_import_says_why(tmp_path):
     assert result.returncode == 1
     assert "words of its own" in result.stderr
     assert result.stderr.endswith("RuntimeError: no backend\n")
+
+
+def test_the_hardware_is_named_for_people():
+    assert re.fullmatch(r".+, \d+ cores, (no|\d+) GPU", describe_hardware())
