@@ -42,7 +42,7 @@ class Dataset:
     """Both splits, the names, and where it all came from.
 
     Attributes:
-        source: "cifar100" or "synthetic", and from where.
+        source: "CIFAR-100" or "synthetic", and from where.
         fingerprint: SHA-256 over the sorted digests of all images and labels; the same however they were packed.
         synthetic: whether this is the stand-in.
     """
@@ -110,7 +110,7 @@ def read_cifar100(folder: Path, source: str) -> Dataset:
     superclass_of = np.zeros(len(fine), int)
     superclass_of[raw_train.fine] = raw_train.coarse
     labels = Labels(fine, superclasses, tuple(superclass_of.tolist()))
-    return Dataset(train[0], test[0], labels, f"cifar100 from {source}", fingerprint, synthetic=False)
+    return Dataset(train[0], test[0], labels, f"CIFAR-100 from {source}", fingerprint, synthetic=False)
 
 
 def draw_dataset(seed: int = 0, train_per_class: int = 100, test_per_class: int = 20) -> Dataset:

@@ -103,7 +103,7 @@ def test_the_same_images_in_another_order_and_extracted_are_the_same_dataset(cif
     found = read_cifar100(repacked.parent, "a test")
 
     assert found.fingerprint == cifar100.fingerprint
-    assert found.source == "cifar100 from a test"
+    assert found.source == "CIFAR-100 from a test"
     assert found.labels == cifar100.labels
     for again, first in ((found.train, cifar100.train), (found.test, cifar100.test)):
         assert np.array_equal(again.images, first.images)
