@@ -95,6 +95,8 @@ def make_plan(options: argparse.Namespace, notebooks: dict[str, Path], declared:
         for name in names:
             profile.known(name, STAGES, "--only", f"there is no stage {name!r}")
         stages = [stage for stage in (stages if options.first else STAGES) if stage in names]
+    if not stages:
+        raise profile.ProfileError("--from and --only together leave no stage to run")
     return Plan(runs / run_id, notebooks, settings, stages)
 
 
@@ -131,7 +133,7 @@ def run(plan: Plan) -> int:
             try:
                 state = run_stages(plan, book, stop)
             finally:
-                book.close(state)
+                state = book.close(state)
                 index = report.write_index(plan.directory, book.record, book.receipts)
             tell(plan, book, state)
             print(f"look at {shown(index)}")
@@ -215,7 +217,7 @@ def tell(plan: Plan, book: journal.Journal, state: str) -> None:
         print(warning)
     if state != "done":
         at = "" if plan.directory.parent == ROOT / "runs" else f" --run-dir {shown(plan.directory.parent)}"
-        print(f"{state}; go on with: python run_pipeline.py --resume {plan.directory.name}{at}", file=sys.stderr)
+        print(f'{state}; go on with: make run ARGS="--resume {plan.directory.name}{at}"', file=sys.stderr)
 
 
 def shown(path: Path) -> str:

@@ -48,13 +48,14 @@ def read_archive(folder: Path) -> tuple[RawSplit, RawSplit, tuple[str, ...], tup
     Raises:
         DatasetError: for anything absent, damaged, or of the wrong keys, shapes, types or ranges.
     """
-    members = _read_members(Path(folder))
+    members = read_members(Path(folder))
     meta = _unpickle(members["meta"], "meta", ("fine_label_names", "coarse_label_names"))
     names = [_names(meta[key], key, count) for key, count in (("fine_label_names", 100), ("coarse_label_names", 20))]
     return _split(members["train"], "train"), _split(members["test"], "test"), *names
 
 
-def _read_members(folder):
+def read_members(folder: Path) -> dict[str, bytes]:
+    """The bytes of the files train, test and meta in `folder` (see `read_archive`), not looked into yet."""
     archive, extracted = folder / f"{NAME}.tar.gz", folder / NAME
     for directory in (extracted, folder):
         if all((directory / name).is_file() for name in MEMBERS):

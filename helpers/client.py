@@ -23,15 +23,15 @@ class Reply:
 
 
 class Client:
-    """Requests to the service at `url`, over one kept connection; errors come back as replies, too.
+    """Requests to the service at `url`, over one kept connection; HTTP errors come back as replies.
 
     Args:
         url: of the service, local or public.
         token: for the routes that change the model.
-        timeout: seconds that an answer may take.
+        timeout: seconds that an answer may take; a model from an unreachable bucket takes a minute to be refused.
     """
 
-    def __init__(self, url: str, token: str | None = None, timeout: float = 30):
+    def __init__(self, url: str, token: str | None = None, timeout: float = 90):
         import requests
 
         self.url, self.timeout = url.rstrip("/"), timeout

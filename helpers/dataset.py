@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.archive import NAME, DatasetError, read_archive
+from helpers.archive import NAME, DatasetError, read_archive, read_members
 from helpers.labels import Labels
 from helpers.synthetic import draw_images, synthetic_labels
 
@@ -142,15 +142,18 @@ def download_cifar100(folder: Path) -> None:
         ):
             size = int(reply.headers.get("Content-Length") or 0)
             with (
-                open(Path(scratch) / "part", "wb") as file,
+                open(Path(scratch) / f"{NAME}.tar.gz", "wb") as file,
                 tqdm.wrapattr(reply, "read", total=size, desc="CIFAR-100", leave=False) as source,
             ):
                 shutil.copyfileobj(source, file, 2**20)
                 if size and file.tell() != size:
                     raise urllib.error.ContentTooShortError(f"got {file.tell()} of {size} bytes", None)
+            read_members(Path(scratch))  # a captive portal, too, answers every address
             os.replace(file.name, folder / f"{NAME}.tar.gz")  # no link: not every file system has them
     except http.client.HTTPException as error:  # which is no OSError: what answers does not speak HTTP, or stopped
         raise urllib.error.URLError(f"{type(error).__name__}: {str(error).strip()}") from error
+    except DatasetError as error:
+        raise urllib.error.URLError(f"what it sent is not CIFAR-100: {error}") from error
 
 
 def split_validation(split: Split, per_class: int = 50, seed: int = 0) -> tuple[Split, Split]:

@@ -132,7 +132,7 @@ def plot_metrics(rows: list[dict[str, float]], title: str) -> Figure:
 
 
 def plot_scores(samples: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
-    """Densities of each drift score, one line for each named sample of scores."""
+    """Cumulative distributions of each drift score, one line for each named sample of scores."""
     scores = list(next(iter(samples.values())))
     figure, axes = _figure(2.4 * len(scores), 3, 1, len(scores), squeeze=False)
     for axis, score in zip(axes.flat, scores, strict=True):

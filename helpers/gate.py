@@ -44,14 +44,15 @@ def decide(
     champion_evaluation: Evaluation | None = None,
     champion_correct: np.ndarray | None = None,
 ) -> Decision:
-    """Passes a candidate that reaches `floor` and is not worse than the champion by more than `tolerance`.
+    """Passes a candidate that reaches `floor` and loses at most `tolerance` of top-1 against the champion.
+
+    The interval is for whoever reads the decision: it says how much of the difference may be chance.
 
     Args:
         candidate, champion_evaluation: of the same images.
         candidate_correct, champion_correct: bool (n,), whether each image was classified rightly, in the same order.
         floor: top-1 that a model must reach in any case, 0 to 1.
-        tolerance: largest loss of top-1 that is put down to chance, 0 to 1: the candidate fails if the whole bootstrap
-            interval of the paired difference lies below ``-tolerance``.
+        tolerance: largest loss of top-1 that is accepted, 0 to 1.
         champion: version in production, None if there is none to compare with.
     """
     for name, value in (("floor", floor), ("tolerance", tolerance)):
@@ -68,8 +69,8 @@ def decide(
     difference, low, high = paired_difference(candidate_correct, champion_correct)
     before = champion_evaluation.per_superclass
     changes = {name: candidate.per_superclass[name] - before[name] for name in before}
-    passed = high >= -tolerance
-    verdict = "is not worse than" if passed else "is worse than"
+    passed = difference >= -tolerance
+    verdict = "is not below" if passed else "is below"
     return Decision(
         passed,
         f"top-1 {candidate.top1:.4f} {verdict} the champion's by more than {tolerance:.4f}: "

@@ -66,6 +66,7 @@ def inputs_digest(notebook: Path, parameters: Mapping[str, Any], upstream: Itera
         "notebook": file_sha256(notebook),
         "parameters": dict(parameters),
         "upstream": {path.name: file_sha256(path) for path in upstream if path.is_file()},
+        "model": file_sha256(manifest) if (manifest := ROOT / "model" / "manifest.json").is_file() else "",
         "helpers": {str(path.relative_to(ROOT)): file_sha256(path) for path in (ROOT / "helpers").rglob("*.py")},
         "environment": {name: os.environ.get(name, "") for name in ENVIRONMENT},
     }
@@ -128,11 +129,12 @@ class Journal:
         error = {"notebook": notebook, "cell": failure.cell, "message": failure.message}
         self._set(stage, state="interrupted" if failure.interrupted else "failed", finished=now(), error=error)
 
-    def close(self, state: str) -> None:
-        """Say how the run ended."""
+    def close(self, state: str) -> str:
+        """Say how the run ended, which is no better than its worst stage; returns that."""
         undone = any(stage["state"] != "done" for stage in self.record["stages"].values())
         self.record |= {"state": "failed" if state == "done" and undone else state, "finished": now()}
         self._save()
+        return self.record["state"]
 
     def _take_receipt(self, stage: str) -> None:
         entry, path = self.record["stages"][stage], receipt_path(self.directory, stage)

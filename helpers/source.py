@@ -60,7 +60,7 @@ class ModelSource:
                 raise
             if unreachable and self.served_from:
                 raise
-            why = "is out of reach" if unreachable else f"has no {model_dir}"
+            why = f"is out of reach: {error}" if unreachable else f"has no {model_dir}"
             model = load_model(self.fallback, engine=self.engine, threads=self.threads)
             self.served_from = f"{self.fallback} ({self.bucket} {why})"
             return model

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.backend import load_keras
 from helpers.bundle import MANIFEST, Bundle, read_bundle
 from helpers.graph import read_weights
 from helpers.model import build_vgg16, load_imagenet_weights, make_config, set_weights
@@ -73,8 +74,9 @@ def choose_start(
     return _trained(start_from, read_bundle(resolve(store, start_from, cache)), dropout)
 
 
-def build_network(start: Start, dtype: str = "float32"):
-    """The Keras network of `start`; `dtype` as in `helpers.model.build_vgg16`."""
+def build_network(start: Start, dtype: str = "float32", seed: int = 0):
+    """The Keras network of `start`; `dtype` as in `helpers.model.build_vgg16`, `seed` of what is not trained yet."""
+    load_keras().utils.set_random_seed(seed)
     network = build_vgg16(**start.config, dtype=dtype)
     if start.weights:
         set_weights(network, start.weights)

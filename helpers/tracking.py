@@ -67,6 +67,16 @@ def start_run(
         return None
 
 
+def log(run: "Run | None", values: dict[str, object]) -> None:
+    """Log `values` to `run`, if there is one; what W&B raises is logged, never raised."""
+    if run is None:
+        return
+    try:
+        run.log(values)
+    except Exception:
+        _logger.exception("W&B did not take %s of run %s", ", ".join(values), run.id)
+
+
 def finish_run(run: "Run | None", timeout: float = _FINISH_TIMEOUT_S) -> bool:
     """Finish `run`, waiting at most `timeout` seconds; False when W&B needed longer or failed (logged, never raised).
 

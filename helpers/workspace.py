@@ -48,7 +48,9 @@ def adopt_colab_secrets(*names: str) -> None:
     from google.colab import userdata
 
     for name in names:
+        if os.environ.get(name):
+            continue
         try:
-            os.environ.setdefault(name, userdata.get(name))
+            os.environ[name] = userdata.get(name)
         except (userdata.SecretNotFoundError, userdata.NotebookAccessError):
             continue

@@ -262,9 +262,10 @@ def test_where_nothing_answers_cifar100_says_what_to_do(tmp_path):
 def archive_bytes():
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        entry = tarfile.TarInfo(f"{NAME}/meta")
-        entry.size = 3_000_000
-        tar.addfile(entry, io.BytesIO(np.random.default_rng(0).bytes(entry.size)))
+        for member in ("train", "test", "meta"):
+            entry = tarfile.TarInfo(f"{NAME}/{member}")
+            entry.size = 1_000_000
+            tar.addfile(entry, io.BytesIO(np.random.default_rng(0).bytes(entry.size)))
     return gzip.compress(buffer.getvalue(), 1)
 
 
@@ -312,12 +313,13 @@ def test_a_download_is_kept_and_read(serve, read_folders, tmp_path):
 
 
 def test_a_download_takes_the_place_of_one_that_another_process_made_meanwhile(serve, tmp_path):
-    serve(http_reply(b"new", "Content-Length: 3"))
+    body = archive_bytes()
+    serve(http_reply(body, f"Content-Length: {len(body)}"))
     (tmp_path / f"{NAME}.tar.gz").write_bytes(b"old")
 
     download_cifar100(tmp_path)
 
-    assert (tmp_path / f"{NAME}.tar.gz").read_bytes() == b"new"
+    assert (tmp_path / f"{NAME}.tar.gz").read_bytes() == body
 
 
 BAD_REPLIES = {
@@ -327,6 +329,7 @@ BAD_REPLIES = {
     "no HTTP": b"220 mail.example ESMTP\r\n",
     "not found": http_reply(b"", status="404 Not Found"),
     "server error": http_reply(b"", status="503 Service Unavailable"),
+    "a login page": http_reply(b"<html>Welcome to our WiFi</html>", "Content-Type: text/html"),
     "moved nowhere": http_reply(b"", "Location: http://127.0.0.1:1/", status="302 Found"),
 }
 

@@ -217,7 +217,7 @@ def test_a_failing_cell_is_named_and_later_stages_do_not_start(tmp_path):
     assert result.returncode == 1
     said = "notebooks/02_train_and_upload.ipynb, cell 4: ValueError: loss is nan ... at step 3"
     assert f"train: {said}\n" in result.stderr
-    assert f"failed; go on with: python run_pipeline.py --resume {directory.name}\n" in result.stderr
+    assert f'failed; go on with: make run ARGS="--resume {directory.name}"\n' in result.stderr
     assert "Traceback" not in result.stderr
     assert (record["state"], states(record)) == ("failed", ["done", "failed", "pending"])
     assert record["stages"]["deploy"]["started"] is None
@@ -289,7 +289,7 @@ def test_an_interrupt_ends_the_kernel_and_its_children_and_says_so(tmp_path, num
     assert not any(alive(pid) for pid in pids)
     assert (record["state"], states(record)) == ("interrupted", ["interrupted", "pending", "pending"])
     assert record["stages"]["explore"]["error"]["cell"] == 4
-    assert f"interrupted; go on with: python run_pipeline.py --resume {directory.name}" in result.stderr
+    assert f'interrupted; go on with: make run ARGS="--resume {directory.name}' in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -348,6 +348,7 @@ def here(tmp_path, monkeypatch):
         (["--from", "x"], "--from: there is no stage 'x'; there are explore, train, deploy"),
         (["--params", "params/dem.yaml"], "cannot read params/dem.yaml (No such file or directory)"),
         (["--run-dir", "params/demo.yaml"], "--run-dir: cannot make "),
+        (["--from", "deploy", "--only", "train"], "--from and --only together leave no stage to run"),
         (["--resume", "../n"], "there is no run '../n' in "),
         (["--resume", "20260101-000000-abcd"], "there is no run '20260101-000000-abcd' in "),
     ],

@@ -76,6 +76,8 @@ class Unreachable(Store):
 def test_a_bucket_out_of_reach_lets_the_fallback_start_but_fails_a_reload(source, bundles):
     source.store, source.bucket = Unreachable(), Unreachable.url
     assert source.load(MODEL_DIR).version == bundles[1].version
-    assert source.served_from == f"{bundles[1].path} (gs://bucket is out of reach)"
+    assert (
+        source.served_from == f"{bundles[1].path} (gs://bucket is out of reach: gs://bucket is out of reach; try later)"
+    )
     with pytest.raises(StorageUnavailable):
         source.load(MODEL_DIR)
