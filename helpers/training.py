@@ -122,6 +122,7 @@ def train(
     checkpoints: Path | None = None,
     context: dict | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
+    progress: bool = True,
 ) -> list[EpochResult]:
     """Trains `model` (from `helpers.model.build_vgg16`) in place.
 
@@ -131,6 +132,7 @@ def train(
             goes on from there.
         context: what else must be the same for that, such as the data and the start point; JSON values.
         on_epoch: called with the result of each epoch.
+        progress: whether to show a bar for each epoch; headless, it would be left in the notebook as it began.
 
     Returns:
         One result for each epoch trained, those before a resume included.
@@ -150,7 +152,9 @@ def train(
         started, side = time.perf_counter(), recipe.resolution(epoch)
         batches = make_batches(training, recipe, epoch)
         # Shuffled already, by seed and epoch; Keras would shuffle the batches again, otherwise after a resume.
-        history = model.fit(batches, shuffle=False, verbose=0, callbacks=[_progress_bar(epoch, recipe)]).history
+        history = model.fit(
+            batches, shuffle=False, verbose=0, callbacks=[_progress_bar(epoch, recipe)] * progress
+        ).history
         seconds = time.perf_counter() - started
         if not math.isfinite(history["loss"][0]):
             raise TrainingDiverged(
