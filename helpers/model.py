@@ -61,7 +61,7 @@ def build_vgg16(
     mean, variance = np.array(config["mean"]), np.square(config["std"])
 
     def normalise_and_activate(x, name):
-        x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=name)(x)  # short runs settle, too
+        x = layers.BatchNormalization(momentum=0.97, dtype=dtype, name=name)(x)  # settles in short runs, too
         return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
 
     images = x = keras.Input((None, None, 3), name="images", dtype="float32")
