@@ -124,5 +124,7 @@ def test_refusals_leave_no_file_and_no_thread_behind(tmp_path, model):
             load_model(bundle.path)
         return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), threading.active_count()
 
-    before = refuse()
-    assert [refuse() for _ in range(3)][-1] == before
+    files, tasks, threads = refuse()
+    files_after, tasks_after, threads_after = [refuse() for _ in range(8)][-1]
+    assert (files_after, threads_after) == (files, threads)
+    assert tasks_after - tasks < 4  # OpenVINO's pool may still grow by a thread or two, a leak would be eight
