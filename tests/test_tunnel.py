@@ -180,12 +180,15 @@ def test_an_interrupt_while_starting_leaves_nothing_behind(agent):
     def interrupt_once_the_agent_runs():
         while not readable(report):
             time.sleep(0.02)
-        time.sleep(0.5)  # the agent writes its report before pyngrok has it in hand and waits for its lines
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt_once_the_agent_runs, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        Tunnel(8000).start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        threading.Thread(target=interrupt_once_the_agent_runs, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            Tunnel(8000).start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not alive(report()["pid"])
 
 
