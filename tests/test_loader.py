@@ -1,6 +1,7 @@
 import json
 import os
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_refusals_leave_no_file_and_no_thread_behind(tmp_path, model):
             load_model(bundle.path)
         return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), threading.active_count()
 
-    files, tasks, threads = refuse()
-    files_after, tasks_after, threads_after = [refuse() for _ in range(8)][-1]
-    assert (files_after, threads_after) == (files, threads)
-    assert tasks_after - tasks < 4  # OpenVINO's pool may still grow by a thread or two, a leak would be eight
+    counts = [refuse() for _ in range(9)]
+    assert len({(files, threads) for files, _, threads in counts}) == 1
+    # OpenVINO's own pool may start a thread once, at any time; a leak would make every count another.
+    assert any(first == second for first, second in pairwise(counts))
