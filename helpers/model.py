@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.backend import load_keras
+from helpers.layers import layer_classes
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # filters and convolutions; Simonyan & Zisserman 2015, D
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)  # what Keras Applications' VGG16 subtracts
@@ -56,23 +57,21 @@ def build_vgg16(
     """
     keras = load_keras()
     layers = keras.layers
+    convolution, normalisation = layer_classes()
 
     config = make_config(mean, std, num_classes=num_classes, width=width, hidden=hidden, dropout=dropout)
     mean, variance = np.array(config["mean"]), np.square(config["std"])
 
     def normalise_and_activate(x, name):
-        x = layers.BatchNormalization(momentum=0.97, dtype=dtype, name=name)(x)  # settles in short runs, too
+        x = normalisation(momentum=0.97, dtype=dtype, name=name)(x)  # settles in short runs, too
         return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
 
     images = x = keras.Input((None, None, 3), name="images", dtype="float32")
     x = layers.Normalization(mean=mean, variance=variance, dtype="float32", name="normalization")(x)
     for block, (filters, convolutions) in enumerate(BLOCKS, start=1):
         for index in range(1, convolutions + 1):
-            conv = layers.Conv2D(
+            conv = convolution(  # without bias, which batch normalisation would subtract
                 _scale(filters, width),
-                3,
-                padding="same",
-                use_bias=False,  # batch normalisation subtracts any bias
                 kernel_initializer="he_normal",
                 dtype=dtype,
                 name=f"block{block}_conv{index}",

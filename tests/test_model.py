@@ -65,10 +65,10 @@ def test_the_network_of_width_1_has_the_parameters_of_configuration_d(whole):
 
 def test_there_are_13_convolutions_and_3_dense_layers_in_the_order_of_the_paper(whole):
     kinds = [type(layer).__name__ for layer in whole.layers]
-    filters = [layer.filters for layer in whole.layers if type(layer).__name__ == "Conv2D"]
+    filters = [layer.filters for layer in whole.layers if type(layer).__name__ == "Convolution3x3"]
 
     assert filters == list(CONFIGURATION_D)
-    assert (kinds.count("Dense"), kinds.count("MaxPooling2D"), kinds.count("BatchNormalization")) == (3, 5, 15)
+    assert (kinds.count("Dense"), kinds.count("MaxPooling2D"), kinds.count("Normalisation")) == (3, 5, 15)
 
 
 @pytest.mark.parametrize("side", [16, 24, 32])
