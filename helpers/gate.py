@@ -44,15 +44,16 @@ def decide(
     champion_evaluation: Evaluation | None = None,
     champion_correct: np.ndarray | None = None,
 ) -> Decision:
-    """Passes a candidate that reaches `floor` and loses at most `tolerance` of top-1 against the champion.
+    """Passes a candidate that reaches `floor` and is not worse than the champion on the same images.
 
-    The interval is for whoever reads the decision: it says how much of the difference may be chance.
+    Not worse is meant as a test of non-inferiority: the 95 % interval of the paired bootstrap of the difference must lie
+    above -`tolerance` as a whole. Too few images to tell are a refusal, not a pass.
 
     Args:
         candidate, champion_evaluation: of the same images.
         candidate_correct, champion_correct: bool (n,), whether each image was classified rightly, in the same order.
         floor: top-1 that a model must reach in any case, 0 to 1.
-        tolerance: largest loss of top-1 that is accepted, 0 to 1.
+        tolerance: largest loss of top-1 that is accepted, 0 to 1; 0 demands a gain.
         champion: version in production, None if there is none to compare with.
     """
     for name, value in (("floor", floor), ("tolerance", tolerance)):
@@ -69,10 +70,9 @@ def decide(
     difference, low, high = paired_difference(candidate_correct, champion_correct)
     before = champion_evaluation.per_superclass
     changes = {name: candidate.per_superclass[name] - before[name] for name in before}
-    passed = difference >= -tolerance
-    verdict = "is not below" if passed else "is below"
+    verdict = "is not below" if low >= -tolerance else "is below" if difference < -tolerance else "may be below"
     return Decision(
-        passed,
+        low >= -tolerance,
         f"top-1 {candidate.top1:.4f} {verdict} the champion's by more than {tolerance:.4f}: "
         f"difference {difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}",
         floor,

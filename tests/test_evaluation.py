@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from helpers.evaluation import (
     bootstrap_interval,
@@ -158,11 +159,14 @@ def test_a_planted_temperature_is_found(temperature):
     assert fit_temperature(logits, targets) == pytest.approx(temperature, rel=0.03)
 
 
-def test_no_other_temperature_is_more_likely():
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_with_the_temperature_mean_confidence_is_the_accuracy_also_where_logits_are_bent(smoothing):
     logits, targets, _ = planted(2000, temperature=1.7)
-    best = negative_log_likelihood(logits / fit_temperature(logits, targets), targets)
+    logits = np.log((1 - smoothing) * softmax(logits, axis=1) + smoothing / logits.shape[1])
 
-    assert best <= min(negative_log_likelihood(logits / t, targets) for t in np.linspace(0.5, 4, 200)) + 1e-9
+    confidence = softmax(logits / fit_temperature(logits, targets), axis=1).max(axis=1)
+
+    assert confidence.mean() == pytest.approx(np.mean(logits.argmax(axis=1) == targets), abs=1e-4)
 
 
 @pytest.mark.parametrize(("targets", "bound"), [(np.arange(6), 0.05), ((np.arange(6) + 1) % 6, 20.0)])

@@ -72,17 +72,27 @@ def test_a_candidate_passes_unless_it_loses_more_than_the_tolerance(wrong, passe
     assert decision.difference == pytest.approx(difference)
     low, high = decision.interval
     assert low <= decision.difference <= high
+    assert passed is (low >= -0.01)
     verdict = "is not below" if passed else "is below"
     assert (
         f"{verdict} the champion's by more than 0.0100: difference {difference:+.4f}, 95 % interval" in decision.reason
     )
 
 
+def test_a_loss_that_may_be_more_than_the_tolerance_is_refused_though_it_was_measured_less():
+    decision = compare(measure(308, 308, 308, 308), BASE)
+
+    assert -0.01 < decision.difference < 0
+    assert decision.interval[0] < -0.01
+    assert not decision.passed
+    assert "may be below the champion's by more than 0.0100" in decision.reason
+
+
 def test_the_tolerance_is_the_callers():
     candidate = measure(330, 330, 330, 330)
 
     assert not compare(candidate, BASE, tolerance=0.01).passed
-    assert compare(candidate, BASE, tolerance=0.03).passed
+    assert compare(candidate, BASE, tolerance=0.04).passed
 
 
 def test_superclasses_that_lost_are_named_worst_first_even_if_the_whole_did_not_lose():
