@@ -1,10 +1,11 @@
-# Variables: PARAMS=params/full.yaml (make run), ARGS="..." (run, test, serve, lock), PYTHON=python3.12 (the first time).
+# Variables: PARAMS=params/full.yaml (make run), ARGS="..." (run, test, serve, lock, bench-training),
+# PYTHON=python3.12 (the first time).
 
 SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab serve lock lint format clean
+.PHONY: help run test lab serve evaluate lock lint format clean bench-training
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/run.stamp ## run the three notebooks in order; results in runs/ (PARAMS=params/full.yaml, ARGS="--only train")
 	@$(BIN)/python run_pipeline.py $(if $(PARAMS),--params $(PARAMS)) $(ARGS)
@@ -32,6 +33,9 @@ lab: $(VENV)/run.stamp ## open the notebooks in JupyterLab
 serve: $(VENV)/run.stamp ## serve the production version, or else the bundle in model/, on 127.0.0.1:8000
 	@$(BIN)/python -m helpers.hosting $(ARGS)
 
+evaluate: $(VENV)/run.stamp ## score a bundle on the test images; all figures in runs/evaluation.json (MODEL=model, ARGS=--quick)
+	@$(BIN)/python -m helpers.scorecard --model "$(or $(MODEL),model)" $(ARGS)
+
 lock: $(VENV)/test.stamp ## renew requirements/*.lock from pyproject.toml (ARGS=--upgrade for newer versions)
 	@$(call compile,run,)
 	@$(call compile,test,--extra test --constraint requirements/run.lock)
@@ -46,6 +50,9 @@ lint: $(VENV)/test.stamp ## check style of code and notebooks
 
 format: $(VENV)/test.stamp ## put code and notebooks into style
 	@$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .
+
+bench-training: $(VENV)/run.stamp ## measure training beside stock Keras; benchmarks/results/ (ARGS=--no-accuracy)
+	@$(BIN)/python -m benchmarks.training $(ARGS)
 
 clean: ## remove the environment and caches (runs/ and store/ stay)
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

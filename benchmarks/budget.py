@@ -1,0 +1,93 @@
+"""Accuracy after a given time of training, ours and stock Keras', both from the same weights."""
+
+import math
+import time
+
+import numpy as np
+
+from benchmarks.plain import CLASSES, SIDE, build_plain, compile_plain
+from helpers.backend import load_keras
+from helpers.dataset import Split
+from helpers.model import build_vgg16, set_weights
+from helpers.training import Recipe, choose_precision, predict_logits, train
+
+RESOLUTIONS = "16 24 32"
+RESERVE = 0.95  # share of the remaining time that a plan may fill
+SEED = 0
+
+
+def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: int, batch_size: int):
+    """The recipe with the fewest epochs that fills `seconds`, and how many images an epoch of it has.
+
+    `speeds` are images/s by resolution; `check_seconds` is what follows each epoch.
+    """
+    epochs = len(RESOLUTIONS.split())
+    while True:
+        recipe = Recipe(epochs=epochs, batch_size=batch_size, resolutions=RESOLUTIONS, seed=SEED)
+        seconds_per_image = sum(1 / speeds[recipe.resolution(epoch)] for epoch in range(epochs))
+        images = int((seconds - epochs * check_seconds) / seconds_per_image) // batch_size * batch_size
+        if images <= available:
+            return recipe, max(images, batch_size)
+        epochs += 1
+
+
+def train_ours(config, weights, training: Split, validation: Split, seconds: float, batch_size: int) -> dict:
+    """Our `train` from `weights`, planned to end within `seconds` by a short probe, which counts; its accuracy."""
+    started, few = time.perf_counter(), validation.take(slice(250))
+    networks = []
+    for _ in ("probe", "run"):
+        networks.append(build_vgg16(**config, dtype=choose_precision()))
+        set_weights(networks[-1], weights)
+    probe, epochs = training.take(slice(6 * batch_size)), 2 * len(RESOLUTIONS.split())
+    results = train(
+        networks[0], probe, few, Recipe(epochs=epochs, batch_size=batch_size, resolutions=RESOLUTIONS), progress=False
+    )
+    first, warm = results[::2], results[1::2]  # two epochs of each resolution; the first compiles
+    compiling = sum(a.seconds - b.seconds for a, b in zip(first, warm, strict=True))
+    remaining = seconds - (time.perf_counter() - started) - compiling
+    check_seconds = warm[-1].seconds - len(probe) / warm[-1].images_per_second
+    speeds = {result.resolution: result.images_per_second for result in warm}
+    recipe, images = plan_recipe(RESERVE * remaining, speeds, check_seconds, len(training), batch_size)
+    chosen = np.random.default_rng(SEED).permutation(len(training))[:images]
+    train(networks[1], training.take(chosen), few, recipe, progress=False)
+    taken = time.perf_counter() - started
+    how = f"{recipe.epochs} epochs of {images} images at {RESOLUTIONS} px, {choose_precision()}, augmented"
+    seen = recipe.epochs * images
+    return {"accuracy": accuracy(networks[1], validation), "seconds": taken, "images": seen, "how": how}
+
+
+def train_plain(config, weights, training, validation, seconds: float, batch_size: int, jit_compile: bool) -> dict:
+    """Stock `fit` from `weights`, its schedule sized by a short probe, which counts; stopped after `seconds`."""
+    keras, started = load_keras(), time.perf_counter()
+    keras.utils.set_random_seed(SEED)
+    network, count, targets = build_plain(**config), 6 * batch_size, np.eye(CLASSES, dtype=np.float32)[training.labels]
+    compile_plain(network, 10_000, jit_compile)
+    durations = []
+    for _ in ("compiles", "warm"):
+        begun = time.perf_counter()
+        network.fit(training.images[:count], targets[:count], batch_size=batch_size, verbose=0)
+        durations.append(time.perf_counter() - begun)
+    remaining = seconds - (time.perf_counter() - started) - (durations[0] - durations[1])
+    steps = max(1, int(RESERVE * remaining / durations[1] * 6))
+    set_weights(network, weights)
+    compile_plain(network, steps, jit_compile)
+
+    class Stop(keras.callbacks.Callback):
+        done = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.done += 1
+            self.model.stop_training = self.done >= steps or time.perf_counter() - started >= seconds
+
+    stop, epochs = Stop(), math.ceil(steps / (len(training) // batch_size))
+    network.fit(training.images, targets, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[stop])
+    taken = time.perf_counter() - started
+    xla = "on" if jit_compile else "off"
+    how = f"{stop.done} of {steps} planned steps at {SIDE} px, float32, not augmented, XLA {xla}"
+    seen = stop.done * batch_size
+    return {"accuracy": accuracy(network, validation), "seconds": taken, "images": seen, "how": how}
+
+
+def accuracy(network, split: Split) -> float:
+    """Share of `split` classified as its labels say, 0 to 1."""
+    return float(np.mean(predict_logits(network, split.images).argmax(1) == split.labels))

@@ -1,0 +1,105 @@
+"""benchmarks/: each command measures, writes its JSON file and prints its table; nothing here looks at the times."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from benchmarks import arms, budget, plain, training
+from benchmarks.budget import plan_recipe
+from benchmarks.measuring import measure, summarise
+from benchmarks.plain import build_plain
+from helpers import model
+from helpers.dataset import Split
+from helpers.model import build_vgg16, get_weights, make_config, set_weights
+
+CONFIG = make_config((129, 124, 112), (68, 65, 70), width=0.0625, dropout=0.0)
+
+
+def draw(count: int, seed: int = 0) -> Split:
+    random = np.random.default_rng(seed)
+    return Split(random.integers(0, 256, (count, 32, 32, 3), np.uint8), random.integers(0, 100, count))
+
+
+def test_the_plain_and_our_network_give_the_same_logits_from_the_same_weights():
+    ours, stock = build_vgg16(**CONFIG), build_plain(**CONFIG)
+    random = np.random.default_rng(0)
+    weights = {name: array + random.random(array.shape) / 10 for name, array in get_weights(ours).items()}
+    for network in (ours, stock):
+        set_weights(network, weights)
+    images = draw(16).images.astype(np.float32)
+    for in_training in (False, True):
+        first, second = (np.asarray(network(images, training=in_training)) for network in (ours, stock))
+        assert np.ptp(first) > 0.1
+        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-3)
+
+
+def test_the_operations_of_an_image_at_width_1_are_those_of_the_literature():
+    assert training.training_gflop(CONFIG | {"width": 1.0}) == pytest.approx(1.883, abs=0.001)
+
+
+def test_arms_run_in_turns_after_a_warm_up():
+    calls = []
+    rates = measure({name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}, 4)
+    assert "".join(calls) == "ab" + "abba" * 2
+    assert rates == {"a": [3, 6, 7, 10], "b": [4, 5, 8, 9]}
+
+
+def test_an_interval_holds_its_median():
+    summary = summarise([3.0, 1.0, 2.0, 5.0, 4.0])
+    assert summary["median"] == 3.0
+    assert 1.0 <= summary["low"] < 3.0 < summary["high"] <= 5.0
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(10, 3), (100, 3), (1000, 17)])
+def test_a_plan_fills_its_time_with_the_fewest_epochs(seconds, epochs):
+    speeds = {16: 1000.0, 24: 500.0, 32: 250.0}
+    recipe, images = plan_recipe(seconds, speeds, 1.0, 27_000, 100)
+    taken = sum(images / speeds[recipe.resolution(epoch)] + 1 for epoch in range(recipe.epochs))
+    assert 0.8 * seconds < taken <= seconds
+    assert recipe.epochs == epochs
+    assert images <= 27_000
+
+
+def test_the_command_writes_json_and_prints_a_table(tmp_path, monkeypatch, capsys):
+    data = {"title": "noise", "source": "noise", "fingerprint": "0" * 64, "synthetic": True}
+    monkeypatch.setattr(training, "load_data", lambda: (data, draw(64), draw(16, seed=1)))
+    monkeypatch.setattr(arms, "GEMM_SIZES", (8,))
+    monkeypatch.setattr(arms, "CONVOLUTIONS", ((4, 8),))
+    monkeypatch.setattr(budget, "RESOLUTIONS", "32")
+    for module in (model, plain):
+        monkeypatch.setattr(module, "BLOCKS", ((64, 1), (64, 1)))  # tracing takes its time by the layer
+    tiny = ["--width=0.0625", "--batch-size=8", "--steps=2", "--repeats=2", "--xla-limit=0", "--seconds=1"]
+
+    training.main([*tiny, f"--output={tmp_path}/results/training.json"])
+
+    result = json.loads((tmp_path / "results" / "training.json").read_text())
+    assert result.keys() >= {
+        "environment",
+        "data",
+        "options",
+        "xla",
+        "better_plain",
+        "ratio",
+        "overhead",
+        "share_of_peak",
+    }
+    assert result["images_per_second"].keys() == {"ours", "ours, bare step", "plain"}
+    assert len(result["gflop_per_second"]) == 4
+    assert {len(summary["values"]) for summary in result["images_per_second"].values()} == {2}
+    assert result["environment"].keys() >= {"cpu", "cpu_flags", "cpus", "versions", "precision", "commit"}
+    for arm in ("ours", "plain"):
+        assert 0 <= result["accuracy"][arm]["accuracy"] <= 1
+        assert result["accuracy"][arm]["images"] > 0
+    assert str(tmp_path) not in json.dumps(result)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("noise; XLA skipped")
+    assert len([line for line in lines if re.search(r" to -?\d+\.\d\d  ", line)]) == 10
+    assert len([line for line in lines if "validation after" in line]) == 2
+
+
+def test_a_count_below_its_least_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        training.main(["--repeats=0"])
+    assert "--repeats and --steps must be at least 1" in capsys.readouterr().err
