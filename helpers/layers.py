@@ -18,7 +18,7 @@ def layer_classes() -> tuple[type, type]:
     keras = load_keras()
 
     class Convolution3x3(keras.layers.Conv2D):
-        """A 3x3 convolution with zero padding and no bias: (n, height, width, channels) to (n, height, width, filters)."""
+        """A 3x3 convolution with zero padding and no bias: (n, height, width, channels) to (..., filters)."""
 
         def __init__(self, filters, **options):
             super().__init__(filters, 3, padding="same", use_bias=False, **options)
