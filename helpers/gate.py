@@ -46,8 +46,8 @@ def decide(
 ) -> Decision:
     """Passes a candidate that reaches `floor` and is not worse than the champion on the same images.
 
-    A test of non-inferiority: the 95 % interval of the difference, by paired bootstrap, must lie above -`tolerance` as a
-    whole. Too few images to tell are a refusal, not a pass.
+    A test of non-inferiority: the 95 % interval of the difference, by paired bootstrap, must lie above -`tolerance` as
+    a whole. Too few images to tell are a refusal, not a pass.
 
     Args:
         candidate, champion_evaluation: of the same images.
