@@ -69,8 +69,8 @@ def test_a_pipeline_line_is_accepted(line):
 
 
 def test_every_make_target_exists():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    named = set(re.findall(r"(?:^|[`/] ?|folder )make (?:PYTHON=\S+ )?([a-z]+)\b", README, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    named = set(re.findall(r"(?:^|[`/] ?|folder )make (?:PYTHON=\S+ )?([a-z-]+)\b", README, re.M))
     assert named >= {"run", "test", "lab", "serve", "help", "lint"}
     assert named <= targets
 
