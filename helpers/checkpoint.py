@@ -9,6 +9,11 @@ import numpy as np
 KEPT = 2
 
 
+def checkpoint_path(folder: Path, epoch: int) -> Path:
+    """Where the state after `epoch` epochs is kept."""
+    return folder / f"epoch-{epoch:04d}.npz"
+
+
 def save_checkpoint(folder: Path, model, recipe: dict, results: list[dict]) -> Path:
     """Writes weights, optimizer state and random state of `model` after ``len(results)`` epochs.
 
@@ -18,7 +23,7 @@ def save_checkpoint(folder: Path, model, recipe: dict, results: list[dict]) -> P
         results: one entry for each epoch so far.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [folder / f"epoch-{epoch:04d}.npz" for epoch in range(len(results) - KEPT + 1, len(results) + 1)]
+    kept = [checkpoint_path(folder, epoch) for epoch in range(len(results) - KEPT + 1, len(results) + 1)]
     path = kept[-1]
     arrays = {f"v{index:03d}": np.asarray(variable) for index, variable in enumerate(_variables(model))}
     header = json.dumps({"recipe": recipe, "results": results})

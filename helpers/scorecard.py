@@ -5,7 +5,6 @@ and accuracy by corruption and severity, on a sample of the test images that hol
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -23,6 +22,7 @@ from helpers.dataset import SOURCES, Dataset, choose_per_class, load_dataset
 from helpers.evaluation import RESAMPLES, Evaluation, bootstrap_interval, evaluate, expected_calibration_error
 from helpers.loader import LoadedModel, load_model
 from helpers.near_duplicates import find_near_duplicates
+from helpers.receipts import write_json
 from helpers.workspace import ROOT
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         card = score_model(load_model(arguments.model), load_dataset(arguments.data), per_class)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(card.as_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.out, card.as_dict())
     except (ValueError, OSError) as error:  # BundleError, ModelRejected and DatasetError are ValueErrors
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ import numpy as np
 
 from helpers.augmentation import augment_images, cut_out, mix_images, resize_images, vary_images
 from helpers.backend import has_gpu, load_keras
-from helpers.checkpoint import latest_checkpoint, save_checkpoint
+from helpers.checkpoint import checkpoint_path, latest_checkpoint, save_checkpoint
 from helpers.dataset import Split
 
 MIN_RESOLUTION, MAX_RESOLUTION = 16, 32
@@ -175,7 +175,7 @@ def train(
         # Shuffled already, by seed and epoch; Keras would shuffle the batches again, otherwise after a resume.
         history = model.fit(batches, shuffle=False, verbose=0, callbacks=callbacks).history
         seconds = time.perf_counter() - started
-        good = checkpoints / f"epoch-{epoch:04d}.npz" if checkpoints and epoch else None
+        good = checkpoint_path(checkpoints, epoch) if checkpoints and epoch else None
         if not math.isfinite(history["loss"][0]):
             step = f"step {callbacks[0].steps} of {len(batches)}"
             raise _diverged(f"loss became {history['loss'][0]} in {step} of epoch {epoch + 1}", recipe, good)

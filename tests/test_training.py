@@ -107,13 +107,13 @@ def test_vgg16_learns_a_few_images_by_heart():
     import keras
 
     keras.utils.set_random_seed(0)
-    network = build_vgg16((100, 100, 100), (60, 60, 60), num_classes=CLASSES, width=0.125, dropout=0)
-    recipe = Recipe(epochs=16, batch_size=16, learning_rate=0.03, weight_decay=0, label_smoothing=0, augment=False)
+    network = build_vgg16((100, 100, 100), (60, 60, 60), num_classes=CLASSES, width=0.125, dropout=0.1)
+    recipe = Recipe(epochs=40, batch_size=16, learning_rate=0.05, weight_decay=0, label_smoothing=0, augment=False)
 
     results = train(network, TRAINING.take(slice(64)), VALIDATION, recipe)
 
-    assert results[-1].loss < 0.8 * results[0].loss
-    assert results[-1].accuracy > 0.4  # chance: 0.2; so few steps end at 0.5 to 0.9, by rounding alone
+    assert results[-1].loss < 0.5 * results[0].loss
+    assert results[-1].accuracy > 0.6  # chance: 0.2
 
 
 def test_the_validation_accuracy_is_that_of_the_weights_at_32_pixels(uninterrupted):
