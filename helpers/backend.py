@@ -38,7 +38,7 @@ def load_keras() -> ModuleType:
 
 def has_gpu() -> bool:
     """Whether Keras sees a GPU."""
-    return bool(load_keras().distribution.list_devices("gpu"))
+    return bool(_gpus())
 
 
 def describe_hardware() -> str:
@@ -48,5 +48,9 @@ def describe_hardware() -> str:
     processor = next(
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
     )
-    gpus = load_keras().distribution.list_devices("gpu")
-    return f"{processor}, {os.cpu_count()} cores, {f'{len(gpus)} GPU' if gpus else 'no GPU'}"
+    return f"{processor}, {os.cpu_count()} cores, {f'{len(_gpus())} GPU' if has_gpu() else 'no GPU'}"
+
+
+def _gpus():
+    # Not list_devices("gpu"): JAX without a GPU takes that for an error.
+    return [device for device in load_keras().distribution.list_devices() if not device.lower().startswith("cpu")]
