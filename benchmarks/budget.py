@@ -9,21 +9,23 @@ from benchmarks.plain import CLASSES, SIDE, build_plain, compile_plain
 from helpers.backend import load_keras
 from helpers.dataset import Split
 from helpers.model import build_vgg16, set_weights
-from helpers.training import Recipe, choose_precision, predict_logits, train
+from helpers.recipe import Recipe, choose_precision
+from helpers.training import predict_logits, train
 
 RESOLUTIONS = "16 24 32"
 RESERVE = 0.95  # share of the remaining time that a plan may fill
 SEED = 0
 
 
-def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: int, batch_size: int):
+def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: int, batch_size: int, **changes):
     """The recipe with the fewest epochs that fills `seconds`, and how many images an epoch of it has.
 
-    `speeds` are images/s by resolution; `check_seconds` is what follows each epoch.
+    `speeds` are images/s by resolution; `check_seconds` is what follows each epoch; `changes` are of the recipe.
     """
-    epochs = len(RESOLUTIONS.split())
+    options = {"batch_size": batch_size, "resolutions": RESOLUTIONS, "seed": SEED, **changes}
+    epochs = len(options["resolutions"].split())
     while True:
-        recipe = Recipe(epochs=epochs, batch_size=batch_size, resolutions=RESOLUTIONS, seed=SEED)
+        recipe = Recipe(epochs=epochs, **options)
         seconds_per_image = sum(1 / speeds[recipe.resolution(epoch)] for epoch in range(epochs))
         images = int((seconds - epochs * check_seconds) / seconds_per_image) // batch_size * batch_size
         if images <= available:
@@ -31,29 +33,41 @@ def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: i
         epochs += 1
 
 
+def probe(network, training: Split, few: Split, batch_size: int) -> tuple[dict, float, float]:
+    """Images/s of `network` by resolution, the seconds of the check after an epoch, and those of all compilation."""
+    images, epochs = training.take(slice(6 * batch_size)), 2 * len(RESOLUTIONS.split())
+    recipe = Recipe(epochs=epochs, batch_size=batch_size, resolutions=RESOLUTIONS)
+    results = train(network, images, few, recipe, progress=False)
+    first, warm = results[::2], results[1::2]  # two epochs of each resolution; the first compiles
+    compiling = sum(a.seconds - b.seconds for a, b in zip(first, warm, strict=True))
+    check_seconds = warm[-1].seconds - len(images) / warm[-1].images_per_second
+    return {result.resolution: result.images_per_second for result in warm}, check_seconds, compiling
+
+
 def train_ours(config, weights, training: Split, validation: Split, seconds: float, batch_size: int) -> dict:
     """Our `train` from `weights`, planned to end within `seconds` by a short probe, which counts; its accuracy."""
     started, few = time.perf_counter(), validation.take(slice(250))
-    networks = []
-    for _ in ("probe", "run"):
-        networks.append(build_vgg16(**config, dtype=choose_precision()))
-        set_weights(networks[-1], weights)
-    probe, epochs = training.take(slice(6 * batch_size)), 2 * len(RESOLUTIONS.split())
-    results = train(
-        networks[0], probe, few, Recipe(epochs=epochs, batch_size=batch_size, resolutions=RESOLUTIONS), progress=False
-    )
-    first, warm = results[::2], results[1::2]  # two epochs of each resolution; the first compiles
-    compiling = sum(a.seconds - b.seconds for a, b in zip(first, warm, strict=True))
+    probed, network = (our_network(config, weights) for _ in range(2))
+    speeds, check_seconds, compiling = probe(probed, training, few, batch_size)
     remaining = seconds - (time.perf_counter() - started) - compiling
-    check_seconds = warm[-1].seconds - len(probe) / warm[-1].images_per_second
-    speeds = {result.resolution: result.images_per_second for result in warm}
     recipe, images = plan_recipe(RESERVE * remaining, speeds, check_seconds, len(training), batch_size)
-    chosen = np.random.default_rng(SEED).permutation(len(training))[:images]
-    train(networks[1], training.take(chosen), few, recipe, progress=False)
+    train(network, draw(training, images), few, recipe, progress=False)
     taken = time.perf_counter() - started
     how = f"{recipe.epochs} epochs of {images} images at {RESOLUTIONS} px, {choose_precision()}, augmented"
     seen = recipe.epochs * images
-    return {"accuracy": accuracy(networks[1], validation), "seconds": taken, "images": seen, "how": how}
+    return {"accuracy": accuracy(network, validation), "seconds": taken, "images": seen, "how": how}
+
+
+def our_network(config, weights, precision: str = "auto"):
+    """The suite's VGG16 that starts from `weights`."""
+    network = build_vgg16(**config, dtype=choose_precision(precision))
+    set_weights(network, weights)
+    return network
+
+
+def draw(split: Split, count: int) -> Split:
+    """The same `count` images of it each time."""
+    return split.take(np.random.default_rng(SEED).permutation(len(split))[:count])
 
 
 def train_plain(config, weights, training, validation, seconds: float, batch_size: int, jit_compile: bool) -> dict:

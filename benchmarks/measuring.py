@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from helpers.receipts import now
-from helpers.training import choose_precision
+from helpers.recipe import choose_precision
 
 
 def rate(amount: float, work) -> float:
@@ -20,14 +21,14 @@ def rate(amount: float, work) -> float:
 
 
 def measure(arms: dict, repeats: int) -> dict[str, list[float]]:
-    """The rates of each arm; all run once to warm up, then `repeats` times in turns, A B B A."""
-    for arm in arms.values():
-        arm()
+    """The rates of each arm; all run once to warm up, then `repeats` times in turns, A B B A; a bar shows which."""
+    turns = [*arms, *(name for repeat in range(repeats) for name in list(arms)[:: -1 if repeat % 2 else 1])]
     rates = {name: [] for name in arms}
-    for repeat in range(repeats):
-        for name in list(arms)[:: -1 if repeat % 2 else 1]:
+    with tqdm(turns, unit=" samples", leave=False) as bar:
+        for name in bar:
+            bar.set_description(name)
             rates[name].append(arms[name]())
-    return rates
+    return {name: values[1:] for name, values in rates.items()}
 
 
 def summarise(values) -> dict:

@@ -4,7 +4,7 @@ import numpy as np
 
 from helpers.backend import load_keras
 from helpers.model import BLOCKS
-from helpers.training import Recipe
+from helpers.recipe import Recipe
 
 SIDE, CLASSES = 32, 100
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from helpers.layers import LARGEST_DENSE_MAP, LARGEST_MATRIX_MAP, layer_classes
 
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="gradients are taken with TensorFlow")
+
 
 def gradients(layer, inputs, upstream, **call):
     """Outputs of `layer`, and the gradients of its inputs and weights, in a compiled function as in training."""

@@ -9,56 +9,16 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from small_task import CLASSES, TRAINING, VALIDATION, build, compiled, drawn
 
 from helpers import training as module
-from helpers.dataset import Split
+from helpers.batches import make_batches
 from helpers.model import build_vgg16, get_weights, set_weights
-from helpers.synthetic import HUES, draw_images
-from helpers.training import (
-    EpochResult,
-    Recipe,
-    RecipeError,
-    TrainingDiverged,
-    choose_precision,
-    make_batches,
-    predict_logits,
-    train,
-)
-from helpers.workspace import ROOT
+from helpers.recipe import Recipe
+from helpers.training import EpochResult, TrainingDiverged, predict_logits, train
 
-CLASSES = len(HUES)
 ALL_ON = Recipe(epochs=3, batch_size=20, policy="trivial", cutout=8, mixup=0.4, cutmix=1.0, average=0.9, seed=3)
 RECIPE = Recipe(epochs=6, batch_size=20, learning_rate=0.1, weight_decay=0.001, resolutions="16 16 32", seed=3)
-
-
-def drawn(count, seed):
-    """Images of the stand-in and their hues, as a small task: chance is 0.2."""
-    labels = np.random.default_rng(seed).integers(0, 100, count)
-    return Split(draw_images(labels, seed), labels % CLASSES)
-
-
-TRAINING, VALIDATION = drawn(180, seed=0), drawn(100, seed=1)
-
-
-def build():
-    """A shallow network with every kind of state that VGG16 has; TensorFlow needs 1 s to trace it, VGG16 10."""
-    import keras
-    from keras import layers
-
-    keras.utils.set_random_seed(11)
-    return keras.Sequential(
-        [
-            keras.Input((None, None, 3)),
-            layers.Rescaling(1 / 64, offset=-2),
-            layers.Conv2D(8, 3, strides=2, use_bias=False, name="conv"),
-            layers.BatchNormalization(name="bn"),
-            layers.ReLU(),
-            layers.MaxPooling2D(2),
-            layers.GlobalMaxPooling2D(),
-            layers.Dropout(0.1, name="dropout"),
-            layers.Dense(CLASSES, name="logits"),
-        ]
-    )
 
 
 def run(folder, stop_after=None, on_epoch=None, recipe=RECIPE):
@@ -157,7 +117,7 @@ def test_with_every_option_on_a_stopped_run_goes_on_to_the_same_weights_bit_for_
 KILLED = """
 import sys
 from pathlib import Path
-from tests.test_training import run
+from test_training import run
 run(Path(sys.argv[1]), on_epoch=lambda result: print(result.epoch, flush=True))
 """
 
@@ -168,7 +128,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights_bit_for_bit(uninterru
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     with process:
         assert process.stdout.readline() == "1\n"
@@ -250,128 +210,7 @@ def test_weights_that_the_last_step_of_an_epoch_ruined_are_noticed_and_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
-# --- the average of the weights
-
-
-def test_the_trained_network_holds_the_moving_average_and_batch_statistics_that_fit_it():
-    recipe = {"epochs": 6, "batch_size": 180, "learning_rate": 0.05}  # a step an epoch
-    plain, averaged, steps, before = build(), build(), [], []
-
-    train(plain, TRAINING, VALIDATION, Recipe(**recipe), on_epoch=lambda _: steps.append(get_weights(plain)))
-    train(
-        averaged,
-        TRAINING,
-        VALIDATION,
-        Recipe(**recipe, average=0.3),
-        on_epoch=lambda _: before.append(get_weights(averaged)),
-    )
-
-    found = get_weights(averaged)
-    for name in ("conv/kernel", "bn/gamma", "bn/beta", "logits/kernel", "logits/bias"):
-        mean = steps[0][name]
-        for count, step in enumerate(steps[1:], start=2):
-            decay = min(0.3, (count - 1) / (count + 9))
-            mean = decay * mean + (1 - decay) * step[name]
-        np.testing.assert_allclose(found[name], mean, rtol=1e-5, atol=1e-6)
-    assert not np.allclose(found["conv/kernel"], steps[-1]["conv/kernel"], rtol=1e-4)
-    for ours, theirs in zip(before, steps, strict=True):  # averaging leaves no trace in training
-        assert all(np.array_equal(array, theirs[name]) for name, array in ours.items())
-    outputs = np.asarray(averaged.get_layer("conv")(TRAINING.images / np.float32(64) - 2))
-    np.testing.assert_allclose(found["bn/moving_mean"], outputs.mean((0, 1, 2)), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found["bn/moving_variance"], outputs.var((0, 1, 2)), rtol=1e-3)
-    assert averaged.get_layer("bn").momentum == 0.99
-
-
-def test_batch_statistics_of_the_average_are_plain_means_over_batches(monkeypatch):
-    network, images = compiled(Recipe(average=0.5), steps=10), np.concatenate([TRAINING.images] * 4)[:600]
-    network.optimizer.build(network.trainable_variables)
-    for weight, mean in zip(network.trainable_variables, network.optimizer.averages, strict=True):
-        mean.assign(weight)
-
-    module._use_average(network, images)
-
-    outputs = np.asarray(network.get_layer("conv")(images / np.float32(64) - 2))
-    found = get_weights(network)["bn/moving_mean"]
-    np.testing.assert_allclose(found, outputs.mean((0, 1, 2)), rtol=1e-4, atol=1e-4)
-
-
-# --- the recipe
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
-        ({"learning_rate": 0}, "learning_rate must be above 0, got 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan"),
-        ({"learning_rate": float("inf")}, "learning_rate must be above 0, got inf"),
-        ({"momentum": 1}, "momentum must be from 0 to below 1, got 1"),
-        ({"weight_decay": -0.1}, "weight_decay must be from 0 to below 1, got -0.1"),
-        ({"label_smoothing": 1}, "label_smoothing must be from 0 to below 1, got 1"),
-        ({"policy": "auto"}, "policy must be none or trivial, got auto"),
-        ({"cutout": -1}, "cutout must be from 0 to 32, got -1"),
-        ({"cutout": 33}, "cutout must be from 0 to 32, got 33"),
-        ({"mixup": -0.1}, "mixup must be from 0 to 100, got -0.1"),
-        ({"mixup": float("nan")}, "mixup must be from 0 to 100, got nan"),
-        ({"cutmix": float("inf")}, "cutmix must be from 0 to 100, got inf"),
-        ({"cutmix": float("nan")}, "cutmix must be from 0 to 100, got nan"),
-        ({"average": 1.0}, "average must be from 0 to below 1, got 1.0"),
-        ({"average": -0.5}, "average must be from 0 to below 1, got -0.5"),
-        ({"average": float("nan")}, "average must be from 0 to below 1, got nan"),
-        ({"warmup": 1}, "warmup must be from 0 to below 1, got 1"),
-        ({"warmup": -0.5}, "warmup must be from 0 to below 1, got -0.5"),
-        ({"seed": -1}, "seed must be from 0 to 4294967295, got -1"),
-        ({"seed": 2**32}, "seed must be from 0 to 4294967295, got 4294967296"),
-        ({"resolutions": ""}, "resolutions must be sides from 16 to 32, such as '16 24 32', got ''"),
-        ({"resolutions": "8 32"}, "resolutions must be sides from 16 to 32, .* got '8 32'"),
-        ({"resolutions": "16,32"}, "resolutions must be sides from 16 to 32, .* got '16,32'"),
-        ({"resolutions": "32 64"}, "resolutions must be sides from 16 to 32, .* got '32 64'"),
-        ({"resolutions": "32 16", "epochs": 2}, "resolutions must end with 32, what is served, got '32 16'"),
-        (
-            {"resolutions": "16 24 32", "epochs": 2},
-            r"resolutions must be at most as many as epochs \(2\), got '16 24 32'",
-        ),
-    ],
-)
-def test_a_recipe_that_cannot_work_is_refused(changes, sentence):
-    with pytest.raises(RecipeError, match=f"^{sentence}$"):
-        Recipe(**changes)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "resolutions", "sides"),
-    [
-        (1, "32", [32]),
-        (4, "16 32", [16, 16, 32, 32]),
-        (6, "16 24 32", [16, 16, 24, 24, 32, 32]),
-        (5, "16 24 32", [16, 16, 24, 24, 32]),
-        (3, "16 24 32", [16, 24, 32]),
-    ],
-)
-def test_resolutions_are_phases_and_the_last_epoch_is_at_32(epochs, resolutions, sides):
-    recipe = Recipe(epochs=epochs, resolutions=resolutions)
-
-    assert [recipe.resolution(epoch) for epoch in range(epochs)] == sides
-
-
-def test_a_precision_is_taken_at_its_word_or_chosen():
-    assert choose_precision("float32") == "float32"
-    assert choose_precision("mixed_bfloat16") == "mixed_bfloat16"
-    assert choose_precision("auto") in ("float32", "mixed_bfloat16")
-    with pytest.raises(RecipeError, match="precision must be auto, float32 or mixed_bfloat16, got 'float16'"):
-        choose_precision("float16")
-
-
 # --- the schedule and the loss
-
-
-def compiled(recipe, steps):
-    from helpers.training import _compile
-
-    network = build()
-    _compile(network, recipe, steps)
-    return network
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.2])
@@ -418,96 +257,3 @@ def test_the_bar_shows_loss_accuracy_images_a_second_and_the_time_left(capsys):
     shown = capsys.readouterr().err.split("\r")
     pattern = r"epoch 1/1: .* 20/61 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ images/s, accuracy=[\d.]+%, loss=[\d.]+\]"
     assert any(re.search(pattern, line) for line in shown), shown
-
-
-# --- batches
-
-
-def numbered(count, side=32):
-    """Images of which each holds its number in every pixel."""
-    images = np.zeros((count, side, side, 3), np.uint8)
-    images[:] = np.arange(count)[:, None, None, None]
-    return Split(images, np.arange(count))
-
-
-def gather(batches):
-    parts = [batches[index] for index in range(len(batches))]
-    return [np.concatenate(part) for part in zip(*parts, strict=True)]
-
-
-def test_an_epoch_has_every_image_once_with_its_label():
-    batches = make_batches(numbered(50), Recipe(batch_size=16), epoch=0)
-
-    images, labels = gather(batches)
-
-    assert [len(batches[index][1]) for index in range(len(batches))] == [16, 16, 16, 2]
-    assert sorted(labels.tolist()) == list(range(50))
-    np.testing.assert_array_equal(images, np.broadcast_to(labels[:, None, None, None], images.shape))
-
-
-def test_an_image_left_over_joins_the_batch_before():
-    batches = make_batches(numbered(33), Recipe(batch_size=16), epoch=0)
-
-    assert [len(batches[index][1]) for index in range(len(batches))] == [16, 17]
-    assert sorted(gather(batches)[1].tolist()) == list(range(33))
-    assert len(make_batches(numbered(1), Recipe(batch_size=16), epoch=0)) == 1
-
-
-def test_only_mixing_gives_targets_and_they_are_those_of_the_images():
-    options = {"policy": "trivial", "cutout": 8, "batch_size": 16}
-
-    _, labels = gather(make_batches(numbered(50), Recipe(**options), 0, classes=60))
-    images, targets = gather(make_batches(numbered(50), Recipe(augment=False, cutmix=1.0, batch_size=16), 0, 60))
-
-    assert sorted(labels.tolist()) == list(range(50))
-    assert targets.shape == (50, 60)
-    np.testing.assert_allclose(targets, [np.bincount(i.ravel(), minlength=60) / i.size for i in images], atol=1e-6)
-    assert (targets.max(1) < 1).any()
-
-
-def test_what_is_erased_shrinks_with_the_resolution():
-    split = numbered(40)
-    split.images[:, ::2, ::2] += 100
-
-    for epoch, side in enumerate((16, 24, 32)):
-        recipe = {"epochs": 3, "augment": False, "resolutions": "16 24 32", "batch_size": 40}
-        whole, _ = make_batches(split, Recipe(**recipe), epoch)[0]
-        erased, _ = make_batches(split, Recipe(**recipe, cutout=8), epoch)[0]
-        assert (whole != erased).any(axis=(0, 3)).any()
-        assert max(image.any(-1).any(0).sum() for image in whole != erased) == side // 4
-
-
-def test_batches_are_the_same_for_a_seed_and_epoch_and_others_for_others():
-    split = drawn(40, seed=9)
-
-    def batches(epoch, seed):
-        return gather(make_batches(split, Recipe(epochs=2, seed=seed, batch_size=8), epoch))
-
-    first, again = batches(0, 0), batches(0, 0)
-    np.testing.assert_array_equal(first[0], again[0])
-    np.testing.assert_array_equal(first[1], again[1])
-    for epoch, seed in ((1, 0), (0, 1)):
-        assert not np.array_equal(first[1], batches(epoch, seed)[1])
-
-
-def test_the_same_image_is_augmented_otherwise_in_each_batch_epoch_and_seed():
-    image = drawn(1, seed=9).images
-    split = Split(np.repeat(image, 32, axis=0), np.zeros(32, int))
-
-    batches = {
-        make_batches(split, Recipe(epochs=2, seed=seed, batch_size=16), epoch)[index][0].tobytes()
-        for seed in (0, 1)
-        for epoch in (0, 1)
-        for index in (0, 1)
-    }
-
-    assert len(batches) == 8
-
-
-def test_without_augmentation_images_are_as_they_were():
-    split = drawn(10, seed=9)
-
-    images, labels = gather(make_batches(split, Recipe(augment=False, batch_size=4), 0))
-
-    assert sorted(image.tobytes() for image in images) == sorted(image.tobytes() for image in split.images)
-    assert not np.array_equal(labels, split.labels)
