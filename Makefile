@@ -5,7 +5,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab serve evaluate lock lint format clean bench-training
+.PHONY: help run test lab serve evaluate lock lint format clean bench-training bench-ablation
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,6 +53,9 @@ format: $(VENV)/test.stamp ## put code and notebooks into style
 
 bench-training: $(VENV)/run.stamp ## measure training beside stock Keras; benchmarks/results/ (ARGS=--no-accuracy)
 	@$(BIN)/python -m benchmarks.training $(ARGS)
+
+bench-ablation: $(VENV)/run.stamp ## measure what each part of training is worth (ARGS="--seconds 300")
+	@$(BIN)/python -m benchmarks.ablation $(ARGS)
 
 clean: ## remove the environment and caches (runs/ and store/ stay)
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks import arms, budget, plain, training
+from benchmarks import ablation, arms, budget, plain, training
 from benchmarks.budget import plan_recipe
 from benchmarks.measuring import measure, summarise
 from benchmarks.plain import build_plain
@@ -103,3 +103,22 @@ def test_a_count_below_its_least_is_refused(capsys):
     with pytest.raises(SystemExit):
         training.main(["--repeats=0"])
     assert "--repeats and --steps must be at least 1" in capsys.readouterr().err
+
+
+def test_the_ablation_trains_every_arm_and_says_what_each_change_is_worth(tmp_path, monkeypatch, capsys):
+    data = {"title": "noise", "source": "noise", "fingerprint": "0" * 64, "synthetic": True}
+    monkeypatch.setattr(ablation, "load_data", lambda: (data, draw(64), draw(16, seed=1)))
+    monkeypatch.setattr(budget, "RESOLUTIONS", "32")
+    monkeypatch.setattr(model, "BLOCKS", ((64, 1), (64, 1)))
+    chosen = ["as it is", "layers of Keras", "float32", "no momentum"]
+
+    ablation.main(
+        ["--width=0.0625", "--batch-size=8", "--seconds=0.2", f"--output={tmp_path}/x.json", "--arms", *chosen]
+    )
+
+    result = json.loads((tmp_path / "x.json").read_text())
+    assert list(result["arms"]) == chosen
+    assert all(0 <= row["accuracy"] <= 1 and row["images_an_epoch"] >= 8 for row in result["arms"].values())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(chosen)
+    assert re.search(r"^as it is .* \+0\.00 ", lines[2])
