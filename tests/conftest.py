@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_gcs import FakeGCS
 
 from helpers.bundle import DataSource, write_bundle
 from helpers.labels import Labels
@@ -69,6 +70,15 @@ def reference_probabilities(weights, config, images):
 def bundle_dir(tmp_path):
     """A folder that holds a valid tiny bundle."""
     return make_bundle(tmp_path / "bundle").path
+
+
+@pytest.fixture
+def gcs(monkeypatch):
+    """A fake of Google Cloud Storage, which every gs:// store of the test talks to."""
+    with FakeGCS() as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
 
 
 @pytest.fixture(scope="session")

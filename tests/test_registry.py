@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import make_bundle
-from fake_gcs import FakeGCS
 
 from helpers.bundle import FILES, MANIFEST, BundleError, read_bundle
 from helpers.model_dir import ModelDirError, resolve
@@ -44,14 +43,6 @@ def bundle(made, tmp_path):
 def rewrite_manifest(directory, **changes):
     manifest = json.loads((directory / MANIFEST).read_bytes())
     (directory / MANIFEST).write_text(json.dumps(manifest | changes))
-
-
-@pytest.fixture
-def gcs(monkeypatch):
-    with FakeGCS() as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        yield server
 
 
 @pytest.fixture(params=["file", "gs"])

@@ -10,21 +10,11 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fake_gcs import FakeGCS
 
 from helpers.storage import ObjectInfo, ObjectNotFound, PreconditionFailed, StorageUnavailable, open_store
 from helpers.workspace import ROOT
 
 BIG = os.urandom(9 * 2**20)  # over 8 MiB the Google library turns to resumable uploads
-
-
-@pytest.fixture
-def gcs(monkeypatch):
-    """The fake, which every gs:// store of the test talks to."""
-    with FakeGCS() as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        yield server
 
 
 @pytest.fixture
