@@ -16,12 +16,11 @@ import zipfile
 
 import numpy as np
 import pytest
+from conftest import make_bundle
 
 from helpers import bundle as module
 from helpers.bundle import FILES, MANIFEST, BundleError, read_bundle, read_npz
 from helpers.labels import Labels
-from helpers.workspace import ROOT
-from tests.conftest import make_bundle
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +391,7 @@ def test_a_writer_killed_for_real_leaves_no_bundle_or_a_whole_one(tmp_path):
             """
             import sys, itertools
             from pathlib import Path
-            from tests.conftest import make_bundle
+            from conftest import make_bundle
             make_bundle(Path(sys.argv[1], "warm"))
             print("warm", flush=True)
             for number in itertools.count():
@@ -404,7 +403,7 @@ def test_a_writer_killed_for_real_leaves_no_bundle_or_a_whole_one(tmp_path):
         [sys.executable, str(script), str(tmp_path / "bundles")],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert process.stdout.readline() == "warm\n"
     time.sleep(0.9)
