@@ -10,19 +10,18 @@ from uuid import uuid4
 from fastapi import Depends, HTTPException, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from helpers.wire import body_too_large
+from helpers.problems import RETRY, body_too_large
 
 BODY_S = 10.0
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
+MAX_BYTES_IN_FLIGHT = 256 * 2**20
+HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
 
 _OWN_ADDRESS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 
@@ -30,16 +29,14 @@ _OWN_ADDRESS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 class RequestFrame:
     """ASGI middleware: gives each request an id, its body limits, and its answer the headers above.
 
-    A body of more than `max_body_bytes` is answered 413, announced or not. uvicorn waits for ever for the rest of a
-    body; here the answer is 408 after `body_s` seconds. Both close the connection, or uvicorn would read on.
+    A body of more than `max_body_bytes` is answered 413, announced or not; 503 where the bodies of all requests
+    together have more than `MAX_BYTES_IN_FLIGHT`. uvicorn waits for ever for the rest of a body; here the answer is 408
+    after `body_s` seconds. These close the connection, or uvicorn would read on.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int, body_s: float = BODY_S) -> None:
-        self.app, self.max_body_bytes, self.body_s = (
-            RequestBodyLimitMiddleware(app, max_body_bytes),
-            max_body_bytes,
-            body_s,
-        )
+        self.app, self.max_body_bytes, self.body_s = app, max_body_bytes, body_s
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,11 +44,10 @@ class RequestFrame:
             return
         request_id = uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        whole = False
-        deadline = asyncio.get_running_loop().time() + self.body_s
+        deadline, size, whole = asyncio.get_running_loop().time() + self.body_s, 0, False
 
         async def receive_in_time():
-            nonlocal whole
+            nonlocal size, whole
             if whole:  # from here on the only message is the client's leaving, and that may take its time
                 return await receive()
             try:
@@ -59,24 +55,32 @@ class RequestFrame:
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"the request body took more than {self.body_s:g} s; send it again") from None
+            received = len(message.get("body", b""))
+            size += received
+            self._in_flight += received
+            if size > self.max_body_bytes:
+                raise HTTPException(413, body_too_large(self.max_body_bytes))
+            if self._in_flight > MAX_BYTES_IN_FLIGHT:
+                raise HTTPException(503, "too many large requests at once; try again in a second", RETRY)
             whole = not message.get("more_body", False)
             return message
 
         async def send_with_headers(message):
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                headers["X-Request-ID"] = request_id
-                if message["status"] in (408, 413):
-                    headers["Connection"] = "close"
+                message["headers"] = [*message["headers"], *HEADERS, (b"x-request-id", request_id.encode())]
+                if not whole and message["status"] in (408, 413, 503):
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.max_body_bytes:  # starlette's own answer is no JSON
-            answer = JSONResponse({"detail": body_too_large(self.max_body_bytes)}, 413)
-            await answer(scope, receive, send_with_headers)
-            return
-        await self.app(scope, receive_in_time, send_with_headers)
+        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        try:
+            if announced.isdigit() and int(announced) > self.max_body_bytes:
+                answer = JSONResponse({"detail": body_too_large(self.max_body_bytes)}, 413)
+                await answer(scope, receive, send_with_headers)
+                return
+            await self.app(scope, receive_in_time, send_with_headers)
+        finally:
+            self._in_flight -= size
 
 
 def admin_guard(token: str | None, required: bool) -> Callable[..., Awaitable[None]]:

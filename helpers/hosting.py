@@ -14,6 +14,7 @@ from contextlib import suppress
 import uvicorn
 from fastapi import FastAPI
 
+from helpers.connection import Connection
 from helpers.predictor import Predictor
 from helpers.registry import RegistryError, UnknownModel
 from helpers.service import create_app
@@ -193,6 +194,8 @@ def _parser():
 def _configure(app):
     config = uvicorn.Config(
         app,
+        http=Connection,
+        loop="uvloop",
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -204,7 +207,7 @@ def _configure(app):
 
 def _run(server, sock):
     # Not Server.run: it calls asyncio.run, which nest_asyncio replaces. SystemExit is how uvicorn ends a failed start.
-    with suppress(SystemExit), asyncio.Runner() as runner:
+    with suppress(SystemExit), asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[sock]))
 
 

@@ -99,6 +99,30 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         ) from error
 
 
+def decode_npy(data: bytes, most: int) -> np.ndarray:
+    """Read `data` in NumPy's .npy format: an array (n, 32, 32, 3) uint8, RGB, n from 1 to `most`.
+
+    Raises:
+        UnsupportedImage, DamagedImage, ImageTooLarge: all of them ImageError.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran_order, dtype = read_header[version](file)
+    except (ValueError, KeyError) as error:
+        raise UnsupportedImage("the body is no array in the .npy format; write it with numpy.save") from error
+    if dtype != np.uint8 or fortran_order or shape[1:] != (SIZE, SIZE, 3) or len(shape) != 4 or shape[0] < 1:
+        order = " in Fortran order" if fortran_order else ""
+        raise UnsupportedImage(f"the array must be uint8 (n, 32, 32, 3) in C order, got {dtype} {shape}{order}")
+    if shape[0] > most:
+        raise ImageTooLarge(f"the array has {shape[0]} images, at most {most} are taken; send fewer at a time")
+    pixels = np.frombuffer(data, np.uint8, offset=file.tell())
+    if pixels.size != np.prod(shape):
+        raise DamagedImage(f"the array says {np.prod(shape)} bytes and has {pixels.size}; send the whole file again")
+    return pixels.reshape(shape)
+
+
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:

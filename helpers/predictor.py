@@ -23,6 +23,8 @@ __all__ = [
     "load_model",
 ]
 
+RECENT = 256  # images kept for a replay, 3 kB each
+
 log = logging.getLogger(__name__)
 
 
@@ -58,33 +60,36 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Job:
-    image: np.ndarray
+    images: np.ndarray  # (n, 32, 32, 3); answered together, by one version
     future: Future
     arrived: float
+    single: bool
 
 
 class Predictor:
-    """Answers single images from many threads by one engine, in batches of whatever waits when the engine is ready.
+    """Answers images from many threads by one engine, in batches of whatever waits when the engine is ready.
 
     It never waits for a batch to fill: an idle engine takes a lone request at once, a busy one finds the next batch
-    already there.
+    already there. A model that fails while it serves is replaced by the one before it, and its batch answered by that.
 
     Args:
         model: serves until `swap`.
-        queue_size: requests that may wait; past it `submit` raises QueueFull.
-        max_batch: images a batch.
+        queue_size: images that may wait; past it `submit` raises QueueFull.
+        max_batch: images a batch; fewer where `model.batch_size` says so. A request of more is a batch of its own.
         deadline_s: seconds a request may wait for the engine; past it its future raises DeadlineExceeded.
     """
 
     def __init__(
-        self, model: LoadedModel, *, queue_size: int = 256, max_batch: int = 32, deadline_s: float = 5.0
+        self, model: LoadedModel, *, queue_size: int = 256, max_batch: int = 64, deadline_s: float = 5.0
     ) -> None:
         for name, value in (("queue_size", queue_size), ("max_batch", max_batch), ("deadline_s", deadline_s)):
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
         self.queue_size, self.max_batch, self.deadline_s = queue_size, max_batch, deadline_s
-        self._model = model
+        self._model, self._previous = model, None
         self._jobs: deque[_Job] = deque()
+        self._waiting = 0
+        self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="predictor", daemon=True)
@@ -96,13 +101,23 @@ class Predictor:
         return self._model
 
     @property
+    def previous(self) -> LoadedModel | None:
+        """The model that served before, while there is a way back to it."""
+        return self._previous
+
+    @property
     def waiting(self) -> int:
-        """Requests that no batch has taken yet."""
-        return len(self._jobs)
+        """Images that no batch has taken yet."""
+        return self._waiting
 
     @property
     def closed(self) -> bool:
         return self._closed
+
+    def recent(self, count: int = RECENT) -> np.ndarray:
+        """The last images that were answered, uint8 (n, 32, 32, 3), at most `count`, oldest first."""
+        images = list(self._recent)[-count:]
+        return np.stack(images) if images else np.empty((0, *IMAGE_SHAPE), np.uint8)
 
     def submit(self, image: np.ndarray) -> "Future[Prediction]":
         """Queues one uint8 (32, 32, 3) RGB image; cancelling the future before its batch starts takes it out.
@@ -112,20 +127,36 @@ class Predictor:
         """
         if image.shape != IMAGE_SHAPE or image.dtype != np.uint8:
             raise ValueError(f"image must be uint8 (32, 32, 3), got {image.dtype} {image.shape}")
-        job = _Job(image, Future(), time.monotonic())
-        with self._changed:
-            if self._closed:
-                raise PredictorClosed("the predictor is closed; make a new one")
-            if len(self._jobs) >= self.queue_size:
-                raise QueueFull(f"{self.queue_size} requests are waiting already; try again in a second")
-            self._jobs.append(job)
-            self._changed.notify()
-        return job.future
+        return self._queue(image[None], single=True)
+
+    def submit_many(self, images: np.ndarray) -> "Future[list[Prediction]]":
+        """As `submit`, for uint8 (n, 32, 32, 3) images that one version answers together."""
+        if images.shape[1:] != IMAGE_SHAPE or images.dtype != np.uint8 or not len(images):
+            raise ValueError(
+                f"images must be uint8 (n, 32, 32, 3) with n at least 1, got {images.dtype} {images.shape}"
+            )
+        return self._queue(images, single=False)
+
+    def check_room(self, count: int = 1) -> None:
+        """Raises what `submit` would of `count` images, without queueing any."""
+        if self._closed:
+            raise PredictorClosed("the server is stopping; send requests elsewhere")
+        if self._waiting + count > self.queue_size:
+            raise QueueFull(f"{self._waiting} requests are waiting already; try again in a second")
 
     def swap(self, model: LoadedModel) -> LoadedModel:
-        """From the next batch on, `model` answers; returns the model it replaces."""
+        """From the next batch on, `model` answers; returns the model it replaces, to which `roll_back` leads."""
         with self._changed:
             old, self._model = self._model, model
+            self._previous = old
+        return old
+
+    def roll_back(self) -> LoadedModel | None:
+        """From the next batch on, the model before answers again; returns the one it replaces, None if none is left."""
+        with self._changed:
+            if self._previous is None:
+                return None
+            old, self._model, self._previous = self._model, self._previous, None
         return old
 
     def close(self, timeout: float | None = None) -> None:
@@ -135,6 +166,15 @@ class Predictor:
             self._changed.notify_all()
         self._worker.join(timeout)
 
+    def _queue(self, images, single):
+        job = _Job(images, Future(), time.monotonic(), single)
+        with self._changed:
+            self.check_room(len(images))
+            self._jobs.append(job)
+            self._waiting += len(images)
+            self._changed.notify()
+        return job.future
+
     def _work(self):
         while jobs := self._take():
             if live := [job for job in jobs if self._is_live(job)]:
@@ -143,7 +183,12 @@ class Predictor:
     def _take(self):
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
-            return [self._jobs.popleft() for _ in range(min(self.max_batch, len(self._jobs)))]
+            jobs, room = [], min(self.max_batch, self._model.batch_size)
+            while self._jobs and (not jobs or len(self._jobs[0].images) <= room):
+                jobs.append(self._jobs.popleft())
+                room -= len(jobs[-1].images)
+                self._waiting -= len(jobs[-1].images)
+            return jobs
 
     def _is_live(self, job):
         if not job.future.set_running_or_notify_cancel():
@@ -156,15 +201,29 @@ class Predictor:
         return True
 
     def _answer(self, jobs):
+        images = np.concatenate([job.images for job in jobs])
         model = self._model  # read once: a swap must not split a batch
         try:
-            probabilities = model.predict(np.stack([job.image for job in jobs])).probabilities
+            try:
+                probabilities = model.predict(images).probabilities
+            except ModelRejected:
+                if self._previous is None or model is not self._model:
+                    raise
+                self.roll_back()
+                log.exception("version %s failed; version %s serves again", model.version, self._model.version)
+                model = self._model
+                probabilities = model.predict(images).probabilities
         except Exception as error:
-            log.exception("a batch of %d images failed on version %s", len(jobs), model.version)
+            log.exception("a batch of %d images failed on version %s", len(images), model.version)
             for job in jobs:
                 job.future.set_exception(error)
             return
-        names, now = model.labels.fine, time.monotonic()
-        for job, row in zip(jobs, probabilities, strict=True):
-            best = int(row.argmax())
-            job.future.set_result(Prediction(best, names[best], row, names, model.version, now - job.arrived))
+        self._recent.extend(images)
+        names, now, indices, at = model.labels.fine, time.monotonic(), probabilities.argmax(axis=1).tolist(), 0
+        for job in jobs:
+            answers = [
+                Prediction(indices[i], names[indices[i]], probabilities[i], names, model.version, now - job.arrived)
+                for i in range(at, at + len(job.images))
+            ]
+            at += len(answers)
+            job.future.set_result(answers[0] if job.single else answers)

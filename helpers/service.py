@@ -1,38 +1,25 @@
 """The web service: predictions for anyone, changes of the model for whoever may, errors in one sentence."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from time import perf_counter
 from typing import Annotated
 
 import anyio
-import numpy as np
-from fastapi import APIRouter, Depends, FastAPI, File, HTTPException, Query, Request, UploadFile
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
+from helpers.answers import HOME_PAGE, MANY_IMAGES, ONE_IMAGE, BatchAnswer, Message, ModelCard, PredictionAnswer, Status
 from helpers.guard import RequestFrame, admin_guard
-from helpers.images import decode_image
+from helpers.inference import Inference
 from helpers.monitoring import Monitor
 from helpers.observer import Observer
-from helpers.predictor import DeadlineExceeded, LoadedModel, Prediction, Predictor, QueueFull
-from helpers.wire import (
-    HOME_PAGE,
-    LOAD_ERRORS,
-    RETRY,
-    Candidate,
-    Message,
-    ModelCard,
-    PredictionAnswer,
-    Status,
-    handle_errors,
-    problems,
-    without_paths,
-)
+from helpers.open_inference import open_inference_routes
+from helpers.predictor import RECENT, LoadedModel, Predictor
+from helpers.problems import LOAD_ERRORS, RETRY, handle_errors, problems, without_paths
+from helpers.swap import Swapper
 
 MAX_BODY_BYTES = 16 * 2**20
-DECODERS = 4  # threads; each may need 200 MB for the largest image that is accepted
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +46,13 @@ def create_app(
             answer 403. False without a token: they are open to this machine's own address.
     """
     observer = Observer(monitor)
+    inference = Inference(predictor, observer)
 
     @asynccontextmanager
     async def lifespan(app):
-        app.state.decoders = anyio.CapacityLimiter(DECODERS)
-        async with observer.running():
-            yield
+        with inference.running():
+            async with observer.running():
+                yield
 
     app = FastAPI(
         title="CIFAR-100 classifier",
@@ -75,15 +63,17 @@ def create_app(
             {"name": "predictions", "description": "Pictures in, class names out."},
             {"name": "model", "description": "Which model answers, and changing it without a pause."},
             {"name": "health", "description": "For load balancers and container probes."},
+            {"name": "open inference protocol", "description": "For clients that speak version 2 of it."},
         ],
     )
     app.state.draining = False
     app.state.observer = observer
     app.add_middleware(RequestFrame, max_body_bytes=max_body_bytes)
-    app.include_router(_prediction_routes(predictor, observer))
-    app.include_router(_model_routes(predictor, load, model_dir, admin_guard(admin_token, require_token)))
+    app.include_router(_prediction_routes(inference))
+    app.include_router(_model_routes(Swapper(predictor, load, model_dir), admin_guard(admin_token, require_token)))
     app.include_router(_health_routes(predictor))
-    handle_errors(app, max_body_bytes)
+    app.include_router(open_inference_routes(inference))
+    handle_errors(app)
 
     @app.get("/", response_class=HTMLResponse, operation_id="home", include_in_schema=False)
     async def home() -> str:
@@ -92,84 +82,76 @@ def create_app(
     return app
 
 
-def _prediction_routes(predictor, observer):
+def _prediction_routes(inference):
     router = APIRouter(tags=["predictions"], responses=problems(400, 408, 413, 415, 422, 500, 503, 504))
-    image_file = File(description="a PNG or JPEG image; its content decides, not its name")
+    first_classes = Annotated[int, Query(ge=1, le=100, description="how many classes, the most probable first")]
 
-    async def predict(request: Request, file: UploadFile) -> tuple[Prediction, float]:
-        start = perf_counter()
-        if predictor.waiting >= predictor.queue_size:  # before spending a decoder on it
-            raise QueueFull(f"{predictor.queue_size} requests are waiting already; try again in a second")
-        data = await file.read()
-        try:
-            with anyio.fail_after(predictor.deadline_s):
-                image = await anyio.to_thread.run_sync(decode_image, data, limiter=request.app.state.decoders)
-                prediction = await asyncio.wrap_future(predictor.submit(image))
-        except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {predictor.deadline_s:g} s; try again") from None
-        seconds = perf_counter() - start
-        observer.put(prediction, seconds)
-        return prediction, seconds
-
-    @router.post("/predict_single", operation_id="predict_single", response_description="the name of the class")
-    async def predict_single(request: Request, file: Annotated[UploadFile, image_file]) -> str:
+    # The upload is parsed in `helpers.upload`, and an answer is a Response already: FastAPI's own way costs more than
+    # all the rest of a request.
+    @router.post(
+        "/predict_single",
+        operation_id="predict_single",
+        response_model=str,
+        response_description="the name of the class",
+        openapi_extra={"requestBody": ONE_IMAGE},
+    )
+    async def predict_single(request: Request) -> Response:
         """The class that the picture shows, as a bare JSON string."""
-        prediction, _ = await predict(request, file)
-        return prediction.class_name
+        prediction, _ = await inference.one(request)
+        return JSONResponse(prediction.class_name)
 
-    @router.post("/predict", operation_id="predict")
-    async def predict_top(
-        request: Request, file: Annotated[UploadFile, image_file], top_k: Annotated[int, Query(ge=1, le=100)] = 5
-    ) -> PredictionAnswer:
+    @router.post(
+        "/predict", operation_id="predict", response_model=PredictionAnswer, openapi_extra={"requestBody": ONE_IMAGE}
+    )
+    async def predict(request: Request, top_k: first_classes = 5) -> Response:
         """The most probable classes with their probabilities, and the version of the model that says so."""
-        prediction, seconds = await predict(request, file)
-        order = np.argsort(-prediction.probabilities, kind="stable")[:top_k]
-        row, names = prediction.probabilities, prediction.class_names
-        return PredictionAnswer(
-            class_name=prediction.class_name,
-            class_index=prediction.class_index,
-            probability=float(row[prediction.class_index]),
-            top=[Candidate(class_name=names[i], probability=float(row[i])) for i in order],
-            model_version=prediction.version,
-            request_id=request.state.request_id,
-            milliseconds=round(seconds * 1000, 3),
-        )
+        prediction, seconds = await inference.one(request)
+        return _json(PredictionAnswer.of(prediction, top_k, request.state.request_id, seconds))
+
+    @router.post(
+        "/predict_batch",
+        operation_id="predict_batch",
+        response_model=BatchAnswer,
+        openapi_extra={"requestBody": MANY_IMAGES},
+    )
+    async def predict_batch(request: Request, top_k: first_classes = 1) -> Response:
+        """The same for many pictures, or an array of them as `numpy.save` writes it, all by the same version."""
+        predictions, seconds = await inference.many(request)
+        return _json(BatchAnswer.of(predictions, top_k, request.state.request_id, seconds))
 
     return router
 
 
-def _model_routes(predictor, load, model_dir, guard):
+def _json(answer):
+    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+
+
+def _model_routes(swapper, guard):
     router = APIRouter(tags=["model"])
     admin = APIRouter(dependencies=[Depends(guard)], responses=problems(400, 401, 403, 404, 409, 422, 500, 503))
-    current, changing = {"model_dir": model_dir}, asyncio.Lock()
+    Replayed = Annotated[int, Query(ge=0, le=RECENT, description="recent images to compare both models on")]
 
-    async def change(wanted: str) -> Message:
-        if changing.locked():
-            raise HTTPException(409, "another change of the model is under way; try again when it is done", RETRY)
-        async with changing:
-            old = predictor.model.version
-            try:
-                model = await anyio.to_thread.run_sync(load, wanted)
-            except Exception as error:
-                status = next((code for kind, code in LOAD_ERRORS.items() if isinstance(error, kind)), 500)
-                reason = without_paths(str(error))
-                if status == 500:
-                    log.exception("could not load %r", wanted)
-                    reason = "the model could not be loaded; the server's log says why"
-                headers = RETRY if status == 503 else None
-                raise HTTPException(status, f"{reason}; version {old} goes on serving", headers) from error
-            predictor.swap(model)
-            current["model_dir"] = wanted
-        return Message(message=f"version {model.version} of {wanted} serves now, in place of {old}")
+    async def done(change, *arguments) -> Message:
+        old = swapper.predictor.model.version
+        try:
+            return Message.of(await anyio.to_thread.run_sync(change, *arguments))
+        except Exception as error:
+            status = next((code for kind, code in LOAD_ERRORS.items() if isinstance(error, kind)), 500)
+            reason = without_paths(str(error))
+            if status == 500:
+                log.exception("could not change the model")
+                reason = "the model could not be loaded; the server's log says why"
+            after = "" if status == 409 else f"; version {old} goes on serving"
+            raise HTTPException(status, reason + after, RETRY if status in (409, 503) else None) from error
 
-    @admin.get("/reload_model", operation_id="reload_model")
-    @admin.post("/reload_model", operation_id="reload_model_by_post")
-    async def reload_model() -> Message:
+    @admin.get("/reload_model", operation_id="reload_model", response_model_exclude_none=True)
+    @admin.post("/reload_model", operation_id="reload_model_by_post", response_model_exclude_none=True)
+    async def reload_model(replay: Replayed = 0) -> Message:
         """Loads the model again that the current model_dir points to."""
-        return await change(current["model_dir"])
+        return await done(swapper.change, swapper.model_dir, replay)
 
-    @admin.get("/change_model", operation_id="change_model")
-    @admin.post("/change_model", operation_id="change_model_by_post")
+    @admin.get("/change_model", operation_id="change_model", response_model_exclude_none=True)
+    @admin.post("/change_model", operation_id="change_model_by_post", response_model_exclude_none=True)
     async def change_model(
         string_input: Annotated[
             str,
@@ -179,14 +161,21 @@ def _model_routes(predictor, load, model_dir, guard):
                 examples=["models/cifar100-vgg16", "models/cifar100-vgg16/versions/20261101T120000Z-0123456789ab"],
             ),
         ],
+        replay: Replayed = 0,
     ) -> Message:
         """Loads the model of another model_dir; if it cannot be loaded, the old one goes on serving."""
-        return await change(string_input)
+        return await done(swapper.change, string_input, replay)
+
+    @admin.get("/rollback_model", operation_id="rollback_model", response_model_exclude_none=True)
+    @admin.post("/rollback_model", operation_id="rollback_model_by_post", response_model_exclude_none=True)
+    async def rollback_model(replay: Replayed = 0) -> Message:
+        """Puts the model before in place again, at once and without the bucket."""
+        return await done(swapper.roll_back, replay)
 
     @router.get("/model", operation_id="describe_model")
     async def describe_model() -> ModelCard:
         """The model that answers now."""
-        return ModelCard.of(predictor.model, current["model_dir"])
+        return ModelCard.of(swapper.predictor.model, swapper.model_dir)
 
     router.include_router(admin)
     return router

@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = ("run", "test", "gpu")
 PYTHONS = ("3.11", "3.12", "3.13")
 # The first versions without a known hole that matters here (loading models, parsing uploads, decoding images).
-SAFE = {"keras": "3.15.1", "starlette": "1.3.1", "python-multipart": "0.0.27", "pillow": "12.3"}
+SAFE = {"keras": "3.15.1", "starlette": "1.3.1", "multipart": "1.3.1", "pillow": "12.3"}
 
 
 def lines_of(lock: str) -> list[str]:

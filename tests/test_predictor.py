@@ -165,7 +165,7 @@ def test_closing_answers_what_waits_and_refuses_the_rest(held, images):
     closing = threading.Thread(target=predictor.close)
     closing.start()
     wait_until(lambda: predictor.closed)
-    with pytest.raises(PredictorClosed, match="the predictor is closed; make a new one"):
+    with pytest.raises(PredictorClosed, match="the server is stopping; send requests elsewhere"):
         predictor.submit(images[2])
     held.gate.set()
     closing.join(5)

@@ -188,7 +188,7 @@ def png_header(width, height):
         ({"data": {"file": "text"}}, 422, "send multipart/form-data with the image as a file in a field named file"),
         ({}, 422, "send multipart/form-data with the image as a file in a field named file"),
         ({"json": {"file": "x"}}, 422, "send multipart/form-data with the image as a file in a field named file"),
-        ({"content": b"--x", "headers": {"content-type": "multipart/form-data"}}, 400, "Missing boundary"),
+        ({"content": b"--x", "headers": {"content-type": "multipart/form-data"}}, 400, "names no boundary"),
         (
             {"files": {"file": ("a.png", bytes(17 * 2**20))}},
             413,
@@ -260,6 +260,25 @@ def test_past_the_deadline_the_answer_is_504(shop):
         assert send(service.client).status_code == 200
 
 
+def test_a_client_that_leaves_while_it_waits_is_not_answered(shop):
+    held = HeldModel(shop.models[0])
+    with serve(shop, held, limits={"max_batch": 1}) as service, ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(send, service.client)]
+        wait_until(lambda: held.sizes)
+        others += [pool.submit(send, service.client) for _ in range(3)]
+        wait_until(lambda: service.predictor.waiting == 3)
+        part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + PNG + b"\r\n--x--\r\n"
+        head = b"POST /predict_single HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(part) + part)
+            wait_until(lambda: service.predictor.waiting == 4)
+        time.sleep(0.2)
+        held.gate.set()
+        assert [other.result(10).status_code for other in others] == [200] * 4
+        wait_until(lambda: service.predictor.waiting == 0)
+    assert held.sizes == [1] * 4
+
+
 def test_answers_that_make_no_sense_are_500(shop):
     class Insane(HeldModel):
         def predict(self, images):
@@ -293,7 +312,112 @@ def test_clients_that_leave_leave_nothing_behind(service):
     assert threading.active_count() < 30
 
 
+def answers_of(model, images):
+    return [f"class_{index:02d}" for index in model.predict(images).probabilities.argmax(1)]
+
+
+IMAGES = np.random.default_rng(8).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+
+
+def npy(array, **options):
+    buffer = io.BytesIO()
+    np.save(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def test_many_files_or_an_array_are_answered_in_their_order_by_one_version(client, shop):
+    files = [("file", ("image.png", encode(Image.fromarray(image)))) for image in IMAGES]
+    requests = ({"files": files}, {"content": npy(IMAGES), "headers": {"content-type": "application/octet-stream"}})
+    for request in requests:
+        answer = client.post("/predict_batch", params={"top_k": 3}, **request).json()
+        assert [prediction["class"] for prediction in answer["predictions"]] == answers_of(shop.models[0], IMAGES)
+        assert all(len(prediction["top"]) == 3 for prediction in answer["predictions"])
+        assert answer["model_version"] == shop.good
+
+
+@pytest.mark.parametrize(
+    ("array", "status", "sentence"),
+    [
+        (b"", 415, "the body is no array in the .npy format; write it with numpy.save"),
+        (npy(IMAGES)[:-1], 400, "the array says 122880 bytes and has 122879; send the whole file again"),
+        (npy(IMAGES.astype(np.float32)), 415, "the array must be uint8 (n, 32, 32, 3) in C order, got float32 (40"),
+        (npy(IMAGES[0]), 415, "the array must be uint8 (n, 32, 32, 3) in C order, got uint8 (32, 32, 3)"),
+        (npy(IMAGES[:0]), 415, "the array must be uint8 (n, 32, 32, 3) in C order, got uint8 (0, 32, 32, 3)"),
+        (npy(np.asfortranarray(IMAGES)), 415, "the array must be uint8 (n, 32, 32, 3) in C order, got uint8 (40"),
+        (npy(np.array([{}], object), allow_pickle=True), 415, "the array must be uint8 (n, 32, 32, 3) in C order"),
+        (npy(np.zeros((257, 32, 32, 3), np.uint8)), 413, "the array has 257 images, at most 256 are taken"),
+        (npy(IMAGES[:1]).replace(b"(1, 32", b"(9**9, 32"), 415, "the body is no array in the .npy format"),
+    ],
+)
+def test_another_array_is_refused_with_a_sentence(client, array, status, sentence):
+    headers = {"content-type": "application/octet-stream"}
+    response = client.post("/predict_batch", content=array, headers=headers)
+    assert response.status_code == status
+    assert sentence in response.json()["detail"]
+
+
+def test_one_damaged_file_of_many_refuses_them_all(client):
+    files = [("file", ("image.png", data)) for data in (PNG, PNG[:100], PNG)]
+    assert client.post("/predict_batch", files=files).status_code == 400
+
+
+def test_a_client_of_the_open_inference_protocol_finds_its_way(client, shop):
+    assert client.get("/v2").json()["name"] == "cifar100-notebook-suite"
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    metadata = client.get("/v2/models/tiny").json()
+    assert metadata["versions"] == [shop.good]
+    (tensor,) = metadata["inputs"]
+    for where in ("/v2/models/tiny", f"/v2/models/tiny/versions/{shop.good}"):
+        assert client.get(where).json() == metadata
+        assert client.get(f"{where}/ready").json() == {"name": "tiny", "ready": True}
+        inputs = [tensor | {"shape": list(IMAGES.shape), "data": IMAGES.ravel().tolist()}]
+        answer = client.post(f"{where}/infer", json={"id": "7", "inputs": inputs}).json()
+        assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "tiny", shop.good)
+        outputs = {output["name"]: output for output in answer["outputs"]}
+        assert {name: output["datatype"] for name, output in outputs.items()} == {
+            output["name"]: output["datatype"] for output in metadata["outputs"]
+        }
+        assert outputs["class"]["data"] == answers_of(shop.models[0], IMAGES)
+        assert outputs["probabilities"]["shape"] == [40, 100]
+        expected = shop.models[0].predict(IMAGES).probabilities
+        np.testing.assert_allclose(np.reshape(outputs["probabilities"]["data"], (40, 100)), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("where", ["models/other", f"models/tiny/versions/{'0' * 8}", "models/tiny/versions/x/ready"])
+def test_a_model_that_is_not_served_is_404_in_the_protocols_words(client, where):
+    response = client.get(f"/v2/{where}")
+    assert response.status_code == 404
+    assert "is not served here; tiny is, version" in response.json()["error"]
+
+
+def test_a_tensor_that_is_none_is_400_in_the_protocols_words(client):
+    response = client.post("/v2/models/tiny/infer", content=b"no json")
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("the body must be JSON like ")
+
+
 # changes of the model
+
+
+def test_rollback_model_serves_the_model_before_and_a_replay_says_what_changed(shop):
+    with serve(shop) as service:
+        for image in IMAGES:
+            send(service.client, encode(Image.fromarray(image)))
+        where = version_path(shop.other)
+        answer = service.client.get("/change_model", params={"string_input": where, "replay": 256}).json()
+        assert answer["message"] == f"version {shop.other} of {where} serves now, in place of {shop.good}"
+        before, now = (answers_of(model, IMAGES) for model in shop.models)
+        assert answer["replay"]["images"] == 40
+        flips = {(flip["before"], flip["now"]): flip["count"] for flip in answer["replay"]["flips"]}
+        pairs = [pair for pair in zip(before, now, strict=True) if pair[0] != pair[1]]
+        assert flips == {pair: pairs.count(pair) for pair in pairs}
+        back = service.client.post("/rollback_model")
+        assert back.json() == {"message": f"version {shop.good} of {ALIAS} serves now, in place of {shop.other}"}
+        assert service.client.get("/model").json()["version"] == shop.good
+        again = service.client.post("/rollback_model")
+        assert again.status_code == 404
+        assert again.json()["detail"].startswith("no model served before this one; name the one you want")
 
 
 def test_change_model_serves_the_other_version(shop):
@@ -363,7 +487,7 @@ def test_trouble_while_loading_keeps_the_old_model(shop, error, status, sentence
         assert response.status_code == status
         assert response.json() == {"detail": f"{sentence}; version {shop.good} goes on serving"}
         assert send(service.client).status_code == 200
-    assert (status == 500) == ("could not load" in caplog.text)
+    assert (status == 500) == ("could not change the model" in caplog.text)
 
 
 def test_a_second_change_while_one_runs_is_409(shop):
@@ -554,6 +678,9 @@ def test_the_openapi_document_describes_every_route(client):
     assert set(operations) == {
         ("POST", "/predict_single"),
         ("POST", "/predict"),
+        ("POST", "/predict_batch"),
+        ("GET", "/rollback_model"),
+        ("POST", "/rollback_model"),
         ("GET", "/reload_model"),
         ("POST", "/reload_model"),
         ("GET", "/change_model"),
@@ -561,6 +688,15 @@ def test_the_openapi_document_describes_every_route(client):
         ("GET", "/model"),
         ("GET", "/health/live"),
         ("GET", "/health/ready"),
+        ("GET", "/v2"),
+        ("GET", "/v2/health/live"),
+        ("GET", "/v2/health/ready"),
+        ("GET", "/v2/models/{name}"),
+        ("GET", "/v2/models/{name}/ready"),
+        ("POST", "/v2/models/{name}/infer"),
+        ("GET", "/v2/models/{name}/versions/{version}"),
+        ("GET", "/v2/models/{name}/versions/{version}/ready"),
+        ("POST", "/v2/models/{name}/versions/{version}/infer"),
     }
     assert len({operation["operationId"] for operation in operations.values()}) == len(operations)
     tags = {tag["name"] for tag in document["tags"]}
@@ -569,7 +705,8 @@ def test_the_openapi_document_describes_every_route(client):
         assert operation.get("description")
         for code, answer in operation["responses"].items():
             if code != "200":
-                assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
+                schema = "ProtocolError" if "open inference protocol" in operation["tags"] else "Problem"
+                assert answer["content"]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{schema}"}
     for code in ("400", "401", "403", "404", "409", "422", "503"):
         assert code in operations["GET", "/change_model"]["responses"]
     assert {"413", "415", "503", "504"} <= set(operations["POST", "/predict_single"]["responses"])

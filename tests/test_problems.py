@@ -1,6 +1,6 @@
 import pytest
 
-from helpers.wire import without_paths
+from helpers.problems import without_paths
 
 
 @pytest.mark.parametrize(

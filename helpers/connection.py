@@ -1,0 +1,81 @@
+"""A connection to the server: uvicorn's own, with a deadline and a limit for headers, and few enough at a time."""
+
+import json
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADERS_S = 10.0
+MAX_HEADER_BYTES = 64 * 2**10
+MAX_CONNECTIONS = 512
+
+
+class Connection(HttpToolsProtocol):
+    """Answers 408 where headers take more than `HEADERS_S` seconds, 431 where they have more than `MAX_HEADER_BYTES`.
+
+    uvicorn would wait for ever, and gather for ever. What is no HTTP is answered 400. Past `MAX_CONNECTIONS` a
+    connection is told 503 and when to come back, whatever it asks; past twice as many it is closed.
+    """
+
+    _headers_deadline = None
+    _header_bytes = 0
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        if len(self.connections) > 2 * MAX_CONNECTIONS:
+            transport.abort()
+            return
+        if len(self.connections) > MAX_CONNECTIONS:
+            self.app = _shed
+        self._expect_headers()
+
+    def data_received(self, data):
+        if self._headers_deadline is None:
+            super().data_received(data)
+            return
+        self._header_bytes += len(data)
+        super().data_received(data)
+        if self._headers_deadline is not None and self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse(431, f"the request's headers have more than {MAX_HEADER_BYTES} bytes; send fewer")
+
+    def on_message_begin(self):
+        super().on_message_begin()
+        if self._headers_deadline is None:  # a later request of a kept connection
+            self._expect_headers()
+
+    def on_headers_complete(self):
+        self._forget_deadline()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc):
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg):
+        self._refuse(400, "the request is not valid HTTP; check how it was written")
+
+    def _expect_headers(self):
+        self._header_bytes = 0
+        self._headers_deadline = self.loop.call_later(HEADERS_S, self._too_slow)
+
+    def _forget_deadline(self):
+        if self._headers_deadline is not None:
+            self._headers_deadline.cancel()
+            self._headers_deadline = None
+
+    def _too_slow(self):
+        self._refuse(408, f"the request's headers took more than {HEADERS_S:g} s; send it again")
+
+    def _refuse(self, status, sentence):
+        self._forget_deadline()
+        body = json.dumps({"detail": sentence}).encode()
+        head = f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        self.transport.close()
+
+
+async def _shed(scope, receive, send):
+    body = json.dumps({"detail": f"{MAX_CONNECTIONS} connections are open already; try again in a second"}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(b"retry-after", b"1"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,93 @@
+"""From the body of a request to its predictions: decoded off the event loop, queued, and noted for the monitor."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from time import perf_counter
+
+import numpy as np
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from helpers.images import decode_image, decode_npy
+from helpers.observer import Observer
+from helpers.predictor import DeadlineExceeded, Prediction, Predictor
+from helpers.upload import read_files
+
+DECODERS = 4  # threads; each may need 200 MB for the largest image that is accepted
+MAX_IMAGES = 256  # in one request
+NPY_TYPES = ("application/octet-stream", "application/x-npy")
+
+
+class Inference:
+    """What every prediction route does, whatever its answer looks like.
+
+    A request whose client leaves while it waits is taken out of the queue.
+    """
+
+    def __init__(self, predictor: Predictor, observer: Observer) -> None:
+        self.predictor, self.observer = predictor, observer
+        self._decoders: ThreadPoolExecutor | None = None
+
+    @contextmanager
+    def running(self):
+        """Has threads to decode in while the block runs."""
+        with ThreadPoolExecutor(DECODERS, "decoder") as self._decoders:
+            yield
+
+    async def one(self, request: Request) -> tuple[Prediction, float]:
+        """The prediction for the one image in the form, and the seconds it took from having the whole body."""
+        body, content_type = await request.body(), request.headers.get("content-type", "")
+
+        def decode():
+            return decode_image(read_files(content_type, body)[0])
+
+        return await self._run(request, decode, self.predictor.submit)
+
+    async def many(self, request: Request) -> tuple[list[Prediction], float]:
+        """As `one`, for several files in the form, or an array in the .npy format; all by the same version."""
+        body, content_type = await request.body(), request.headers.get("content-type", "")
+
+        def decode():
+            if content_type.partition(";")[0].strip().lower() in NPY_TYPES:
+                return decode_npy(body, MAX_IMAGES)
+            images, last = [], perf_counter() + self.predictor.deadline_s
+            for data in read_files(content_type, body, MAX_IMAGES):
+                if perf_counter() > last:  # the answer was given already; large images must not go on taking time
+                    raise DeadlineExceeded("decoding took too long; send fewer or smaller images")
+                images.append(decode_image(data))
+            return np.stack(images)
+
+        return await self._run(request, decode, self.predictor.submit_many)
+
+    async def of(self, request: Request, decode: Callable[[], np.ndarray]) -> tuple[list[Prediction], float]:
+        """As `many`, for the uint8 (n, 32, 32, 3) images that `decode` gives; called in a thread."""
+        return await self._run(request, decode, self.predictor.submit_many)
+
+    async def _run(self, request, decode: Callable[[], np.ndarray], submit: Callable[[np.ndarray], Future]):
+        started = perf_counter()
+        self.predictor.check_room()  # before decoding what will not be answered
+        try:
+            async with asyncio.timeout(self.predictor.deadline_s):
+                images = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+                answer = await self._wait(request, asyncio.wrap_future(submit(images)))
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {self.predictor.deadline_s:g} s; try again") from None
+        seconds = perf_counter() - started
+        for prediction in answer if isinstance(answer, list) else (answer,):
+            self.observer.put(prediction, seconds)
+        return answer, seconds
+
+    async def _wait(self, request, answer):
+        if self.predictor.waiting <= self.predictor.max_batch:  # it comes at once; watching would cost more
+            return await answer
+        leaving = asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            return answer.result()
+        finally:
+            answer.cancel()  # takes it out of the queue
+            leaving.cancel()

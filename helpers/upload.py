@@ -1,0 +1,57 @@
+"""Files out of a multipart/form-data body, within limits."""
+
+from multipart import MultipartError, ParserLimitReached, PushMultipartParser, parse_options_header
+
+FIELD = "file"
+MAX_OTHER_PARTS = 16  # fields and files that nobody asked for, and that are passed over
+NOT_A_FILE = f"send multipart/form-data with the image as a file in a field named {FIELD}"
+
+
+class UploadError(ValueError):
+    """A body without what was asked for (HTTP 422); the message is one sentence, fit for whoever sent it."""
+
+
+class MalformedUpload(UploadError):
+    """A body that is no multipart/form-data, though it says so (HTTP 400)."""
+
+
+class UploadTooLarge(UploadError):
+    """More files, parts or headers than are taken (HTTP 413)."""
+
+
+def read_files(content_type: str, body: bytes, most: int = 1) -> list[bytes]:
+    """The contents of the files in the field named ``file``, in their order, at least one.
+
+    Args:
+        content_type: the header, with the boundary.
+        most: files that are taken; more are an error.
+
+    Raises:
+        UploadError: one of the above.
+    """
+    kind, options = parse_options_header(content_type)
+    if kind != "multipart/form-data":
+        raise UploadError(NOT_A_FILE)
+    if "boundary" not in options:
+        raise MalformedUpload("the header Content-Type names no boundary; let your HTTP library write it")
+    files, parts = [], None
+    try:
+        with PushMultipartParser(options["boundary"], max_segment_count=most + MAX_OTHER_PARTS) as parser:
+            for event in parser.parse(body):
+                if event is None:
+                    parts = None
+                elif isinstance(event, (bytes, bytearray)):
+                    if parts is not None:
+                        parts.append(event)
+                elif event.name == FIELD and event.filename is not None:
+                    parts = []
+                    files.append(parts)
+    except ParserLimitReached as error:
+        raise UploadTooLarge(f"the form has too many parts or headers ({error}); send {most} at most") from error
+    except MultipartError as error:
+        raise MalformedUpload(f"the body is not what its Content-Type says ({error}); send it again") from error
+    if not files:
+        raise UploadError(NOT_A_FILE)
+    if len(files) > most:
+        raise UploadTooLarge(f"the form has {len(files)} files, at most {most} are taken; send fewer")
+    return [b"".join(parts) for parts in files]
