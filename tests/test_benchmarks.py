@@ -1,17 +1,20 @@
 """benchmarks/: each command measures, writes its JSON file and prints its table; nothing here looks at the times."""
 
+import asyncio
 import json
 import re
 
 import numpy as np
 import pytest
+from fastapi import FastAPI, Request, Response
 
-from benchmarks import ablation, arms, budget, plain, training
+from benchmarks import ablation, arms, budget, load, plain, serving, training
 from benchmarks.budget import plan_recipe
 from benchmarks.measuring import measure, summarise
 from benchmarks.plain import build_plain
 from helpers import model
 from helpers.dataset import Split
+from helpers.hosting import Server
 from helpers.model import build_vgg16, get_weights, make_config, set_weights
 
 CONFIG = make_config((129, 124, 112), (68, 65, 70), width=0.0625, dropout=0.0)
@@ -122,3 +125,62 @@ def test_the_ablation_trains_every_arm_and_says_what_each_change_is_worth(tmp_pa
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(chosen)
     assert re.search(r"^as it is .* \+0\.00 ", lines[2])
+
+
+@pytest.fixture
+def port():
+    app = FastAPI()
+
+    @app.post("/predict_single")
+    async def predict_single(request: Request) -> Response:
+        body = await request.body()
+        return Response("busy", 503) if b"busy" in body else Response(f"{len(body)}")
+
+    with Server(app, port=0) as server:
+        yield server.port
+
+
+def test_clients_in_a_closed_loop_time_every_answer_and_tell_refusals_apart(port):
+    requests = [load.post_file("/predict_single", data) for data in (b"1", b"busy", b"333")]
+
+    found = asyncio.run(load.closed_loop(port, requests, connections=3, seconds=0.2))
+
+    assert set(found.statuses) == {200, 503}
+    assert len(found.latencies) == found.statuses[200] > 10
+    assert len(found.refused) == found.statuses[503]
+    assert len(found.bodies) == 3
+    answers = found.as_dict()
+    assert answers["requests_per_second"] == pytest.approx(found.statuses[200] / found.seconds)
+    assert 0 < answers["ms"]["p50"] <= answers["ms"]["p99"] < 1000
+
+
+def test_an_open_loop_sends_as_often_as_asked_whatever_comes_back(port):
+    requests = [load.post_file("/predict_single", b"busy")]
+
+    found = asyncio.run(load.open_loop(port, requests, rate=200, seconds=0.5))
+
+    assert 60 < found.statuses[503] < 150  # 100 on average, standard deviation 10
+    assert found.as_dict()["ms"]["p50"] is None
+
+
+def test_a_server_that_is_not_there_is_counted_and_not_waited_for():
+    found = asyncio.run(load.closed_loop(1, [load.get("/")], connections=1, seconds=0.05))
+
+    assert set(found.statuses) == {0}
+
+
+def test_the_serving_benchmark_writes_json_and_prints_a_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(serving, "ARMS", {"ours": serving.ARMS["ours"]})
+    options = ["--repeats=1", "--seconds=0.3", "--connections", "1", "--data=synthetic"]
+
+    serving.main([*options, f"--output={tmp_path}/serving.json"])
+
+    result = json.loads((tmp_path / "serving.json").read_text())
+    assert result["loads"].keys() == {"PNG 1", "JPEG 1"}
+    for load_of_kind in result["loads"].values():
+        assert load_of_kind["ours"]["errors"] == 0
+        assert load_of_kind["ours"]["requests_per_second"]["median"] > 0
+    assert result["overload"]["goodput"] > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if " connections, ours" in line]) == 2
+    assert lines[-1].startswith("at twice its capacity: goodput ")
