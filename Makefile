@@ -5,7 +5,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab serve evaluate lock lint format clean bench-training bench-ablation
+.PHONY: help run test test-long lab serve evaluate lock lint format clean bench-training bench-ablation bench-serving
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,6 +26,9 @@ test: $(VENV)/test.stamp ## run all tests and the notebooks (ARGS="-k storage")
 	export SUITE_BUCKET="file://$$scratch/store" SUITE_RUNS="$$scratch/runs" && \
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=900 --timeout=900 tests notebooks $(ARGS) && \
 	echo "all is well; 'make run' runs the suite, 'make help' lists what else there is"
+
+test-long: $(VENV)/test.stamp ## the service under full counts of mutated images, swaps, aborts and restarts (about an hour)
+	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py $(ARGS)
 
 lab: $(VENV)/run.stamp ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks $(ARGS)
@@ -56,6 +59,9 @@ bench-training: $(VENV)/run.stamp ## measure training beside stock Keras; benchm
 
 bench-ablation: $(VENV)/run.stamp ## measure what each part of training is worth (ARGS="--seconds 300")
 	@$(BIN)/python -m benchmarks.ablation $(ARGS)
+
+bench-serving: $(VENV)/run.stamp ## measure serving beside the original's way (ARGS="--connections 1 32")
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
 clean: ## remove the environment and caches (runs/ and store/ stay)
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

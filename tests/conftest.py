@@ -15,6 +15,10 @@ from helpers.model import make_config, weight_shapes
 CLASSES = 100
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="full counts where a test has a quick slice and a full one")
+
+
 def pytest_configure():
     """Tests never touch the store and the runs of the person who runs them."""
     folder = Path(tempfile.mkdtemp(prefix="suite-tests-"))

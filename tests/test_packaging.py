@@ -132,6 +132,8 @@ def test_make_alone_lists_every_target():
     assert targets == {"help", "run", "test", "lab", "serve", "evaluate", "lock", "lint", "format", "clean"} | {
         "bench-training",
         "bench-ablation",
+        "bench-serving",
+        "test-long",
     }
     assert {line.split()[1] for line in make().stdout.splitlines()} == targets
 

@@ -1,0 +1,222 @@
+"""What the service must survive, in a quick slice; ``make test-long`` takes the full counts."""
+
+import asyncio
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx2
+import numpy as np
+import pytest
+from conftest import make_bundle
+from held_model import wait_until
+from PIL import Image
+
+from benchmarks.load import closed_loop, get, open_loop, post_file
+from helpers.graph import read_weights
+from helpers.hosting import Server
+from helpers.predictor import Predictor, load_model
+from helpers.service import create_app
+from helpers.workspace import ROOT
+
+IMAGES = np.random.default_rng(4).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def count(request):
+    """``count(quick, full)``: how many, by whether the long suite runs."""
+    return lambda quick, full: full if request.config.getoption("--long") else quick
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two good models, and the bundle of one that answers NaN."""
+    folder = tmp_path_factory.mktemp("models")
+    bundles = [make_bundle(folder / str(seed), seed) for seed in (0, 1)]
+    weights = read_weights(bundles[0].model_path)
+    weights["logits/bias"][3] = np.nan
+    bad = make_bundle(folder / "bad", 2, weights=weights, golden=bundles[0].golden())
+    return SimpleNamespace(paths=[bundle.path for bundle in bundles], bad=bad.path, first=load_model(bundles[0].path))
+
+
+@pytest.fixture
+def service(models):
+    """A server; "0" and "1" load the good models, anything else the bad one."""
+    predictor = Predictor(models.first)
+
+    def load(name):
+        return load_model(models.paths[int(name)] if name in ("0", "1") else models.bad)
+
+    with Server(create_app(predictor, load, "0"), port=0) as server:
+        yield SimpleNamespace(port=server.port, url=server.url, predictor=predictor)
+    predictor.close()
+
+
+def encode(image, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def mutate(data, random):
+    """`data` with some bytes changed, cut, doubled or swapped, as a damaged or hostile file would be."""
+    data = bytearray(data)
+    for _ in range(random.integers(1, 6)):
+        at, length = sorted(random.integers(0, len(data) + 1, 2))
+        kind = random.integers(4)
+        if kind == 0 and len(data):
+            data[at % len(data)] = random.integers(256)
+        elif kind == 1:
+            del data[at : at + min(length - at, 64)]
+        elif kind == 2:
+            data[at:at] = data[at : at + 64]
+        else:
+            data[at : at + 4] = random.integers(0, 256, 4, dtype=np.uint8).tobytes()
+    return bytes(data)
+
+
+def memory():
+    """Of this process, bytes resident."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_mutated_images_get_an_answer_or_a_4xx_each_within_a_second(service, count):
+    random, statuses, slowest = np.random.default_rng(1), Counter(), 0.0
+    originals = [encode(image, kind) for image in IMAGES for kind in ("PNG", "JPEG")]
+    for _ in range(count(1, 50)):
+        requests = [post_file("/predict_single", mutate(originals[i % 16], random)) for i in range(count(600, 2000))]
+        load = asyncio.run(send_each(service.port, requests))
+        statuses += load.statuses
+        slowest = max(slowest, *load.latencies, *load.refused)
+
+    assert set(statuses) <= {200, 400, 413, 415}
+    assert statuses[400] > 0.1 * statuses.total()
+    assert slowest < 1
+    assert service.predictor.waiting == 0
+
+
+async def send_each(port, requests):
+    """Each request once, from four clients."""
+    parts = [requests[part::4] for part in range(4)]
+    loads = await asyncio.gather(*(closed_loop(port, part, 1, rounds=len(part)) for part in parts))
+    for load in loads[1:]:
+        loads[0].statuses += load.statuses
+        loads[0].latencies += load.latencies
+        loads[0].refused += load.refused
+    return loads[0]
+
+
+def test_swaps_under_load_a_quarter_of_them_bad_fail_nothing_and_mix_nothing(service, models, count):
+    expected = [
+        [f'"class_{index:02d}"'.encode() for index in load_model(path).predict(IMAGES).probabilities.argmax(1)]
+        for path in models.paths
+    ]
+    valid = {answer for answers in expected for answer in answers}
+    done, clients, swaps, resident = threading.Event(), count(8, 32), count(24, 1024), {}
+
+    requests = [post_file("/predict_single", encode(image)) for image in IMAGES]
+
+    def ask():
+        return asyncio.run(closed_loop(service.port, requests, clients, until=done))
+
+    with ThreadPoolExecutor(1) as pool, httpx2.Client(base_url=service.url, timeout=60) as client:
+        asking = pool.submit(ask)
+        try:
+            for swap in range(1, swaps + 1):
+                name = "bad" if swap % 4 == 0 else str(swap % 2)
+                answer = client.get("/change_model", params={"string_input": name})
+                assert answer.status_code == (422 if name == "bad" else 200), answer.text
+                resident[swap] = memory()
+        finally:
+            done.set()
+        load = asking.result(60)
+
+    assert set(load.statuses) == {200}
+    assert load.statuses[200] > 2 * swaps
+    assert set(load.bodies) <= valid
+    if swaps > 50:
+        assert resident[swaps] <= 1.05 * resident[50]
+
+
+def test_many_changes_at_once_are_made_one_at_a_time(service, count):
+    many = count(20, 100)
+    with ThreadPoolExecutor(many) as pool, httpx2.Client(base_url=service.url, timeout=60) as client:
+        codes = Counter(pool.map(lambda _: client.get("/reload_model").status_code, range(many)))
+
+    assert set(codes) == {200, 409}
+    assert send(service) == 200
+
+
+def send(service):
+    return httpx2.post(f"{service.url}/predict_single", files={"file": ("a.png", encode(IMAGES[0]))}).status_code
+
+
+def test_clients_that_leave_in_the_middle_leave_nothing(service, count):
+    request = post_file("/predict_single", encode(IMAGES[0]))
+    send(service)
+    before = len(os.listdir("/proc/self/fd"))
+    for cut in np.random.default_rng(2).integers(0, len(request) + 1, count(60, 1000)):
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(request[:cut])
+
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before and service.predictor.waiting == 0)
+    assert send(service) == 200
+
+
+def test_past_capacity_the_rest_is_told_503_at_once_and_health_answers(service, count):
+    requests = [post_file("/predict_single", encode(image)) for image in IMAGES]
+    seconds = count(1, 20)
+    capacity = asyncio.run(closed_loop(service.port, requests, 32, 1)).as_dict()["requests_per_second"]
+    service.predictor.queue_size = 16
+
+    async def both():
+        probes = open_loop(service.port, [get("/health/live")], 20, seconds)
+        return await asyncio.gather(open_loop(service.port, requests, 3 * capacity, seconds), probes)
+
+    load, probes = asyncio.run(both())
+
+    assert set(load.statuses) <= {200, 503}
+    assert load.statuses[200] > 0
+    assert set(probes.statuses) == {200}
+    wait_until(lambda: service.predictor.waiting == 0)
+    assert send(service) == 200
+
+
+def test_memory_stays_flat_over_predictions(service, count):
+    requests = [post_file("/predict_single", encode(image)) for image in IMAGES]
+    resident = []
+    for _ in range(5):
+        asyncio.run(closed_loop(service.port, requests, 8, rounds=count(50, 2500)))
+        resident.append(memory())
+
+    assert resident[-1] <= 1.05 * resident[1]
+
+
+def test_a_server_that_is_told_to_stop_finishes_what_it_has(tmp_path, count):
+    requests = [post_file("/predict_single", encode(image)) for image in IMAGES]
+    for trial in range(count(1, 200)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "helpers.hosting", "--port", "0"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"SUITE_BUCKET": (tmp_path / "store").as_uri()},
+        )
+        with process, ThreadPoolExecutor(1) as pool:
+            port = int(process.stdout.readline().rpartition(":")[2])
+            asking = pool.submit(lambda: asyncio.run(closed_loop(port, requests, 4, rounds=200)))  # noqa: B023
+            time.sleep(0.3 + 0.002 * trial)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+            load = asking.result(60)
+        assert set(load.statuses) <= {200, 0}  # 0: the connection was closed while the server stopped, or refused after
+        assert load.statuses[200] > 0
