@@ -89,11 +89,16 @@ class Candidate(BaseModel):
     probability: float = Field(examples=[0.93])
 
 
-class PredictionAnswer(Candidate):
-    """The most probable class, the runners-up in order, and what made the answer."""
+class Outcome(Candidate):
+    """The most probable class of a picture, and the first classes in order."""
 
     class_index: int = Field(examples=[0])
     top: list[Candidate]
+
+
+class PredictionAnswer(Outcome):
+    """An outcome, and what made the answer."""
+
     model_version: str = Field(examples=["20261101T120000Z-0123456789ab"])
     request_id: str = Field(
         description="also in the header X-Request-ID", examples=["4f9d6bb0c7d14c5f8f1c3f0f7f1f9f55"]
@@ -108,13 +113,6 @@ class PredictionAnswer(Candidate):
             request_id=request_id,
             milliseconds=round(seconds * 1000, 3),
         )
-
-
-class Outcome(Candidate):
-    """The most probable class of one picture of many, and the first classes in order."""
-
-    class_index: int = Field(examples=[0])
-    top: list[Candidate]
 
 
 class BatchAnswer(BaseModel):

@@ -48,7 +48,8 @@ def describe_hardware() -> str:
     processor = next(
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
     )
-    return f"{processor}, {os.cpu_count()} cores, {f'{len(_gpus())} GPU' if has_gpu() else 'no GPU'}"
+    gpus = _gpus()
+    return f"{processor}, {os.cpu_count()} cores, {f'{len(gpus)} GPU' if gpus else 'no GPU'}"
 
 
 def _gpus():

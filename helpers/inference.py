@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from helpers.images import decode_image, decode_npy
 from helpers.observer import Observer
-from helpers.predictor import DeadlineExceeded, Prediction, Predictor
+from helpers.predictor import STOPPING, DeadlineExceeded, Prediction, Predictor, PredictorClosed
 from helpers.upload import read_files
 
 DECODERS = 4  # threads; each may need 200 MB for the largest image that is accepted
@@ -35,6 +35,11 @@ class Inference:
         """Has threads to decode in while the block runs."""
         with ThreadPoolExecutor(DECODERS, "decoder") as self._decoders:
             yield
+
+    def check_ready(self, request: Request) -> None:
+        """Raises PredictorClosed where the server is about to stop."""
+        if request.app.state.draining or self.predictor.closed:
+            raise PredictorClosed(STOPPING)
 
     async def one(self, request: Request) -> tuple[Prediction, float]:
         """The prediction for the one image in the form, and the seconds it took from having the whole body."""

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 
 from helpers.images import SIZE
 from helpers.inference import MAX_IMAGES, Inference
-from helpers.problems import RETRY
 from helpers.upload import MalformedUpload
 
 INPUT = {"name": "images", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]}
@@ -56,8 +55,7 @@ def open_inference_routes(inference: Inference) -> APIRouter:
     @router.get("/health/ready", operation_id="is_server_ready", responses=_errors(503))
     async def is_ready(request: Request) -> dict:
         """A model is loaded, and the server is not about to stop."""
-        if request.app.state.draining or predictor.closed:
-            raise HTTPException(503, "the server is stopping; send requests elsewhere", RETRY)
+        inference.check_ready(request)
         return {"ready": True}
 
     @one_model.get("", operation_id="describe_served_model")

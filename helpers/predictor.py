@@ -23,6 +23,7 @@ __all__ = [
     "load_model",
 ]
 
+STOPPING = "the server is stopping; send requests elsewhere"
 RECENT = 256  # images kept for a replay, 3 kB each
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class Predictor:
     def check_room(self, count: int = 1) -> None:
         """Raises what `submit` would of `count` images, without queueing any."""
         if self._closed:
-            raise PredictorClosed("the server is stopping; send requests elsewhere")
+            raise PredictorClosed(STOPPING)
         if self._waiting + count > self.queue_size:
             raise QueueFull(f"{self._waiting} requests are waiting already; try again in a second")
 
@@ -200,21 +201,26 @@ class Predictor:
             return False
         return True
 
-    def _answer(self, jobs):
-        images = np.concatenate([job.images for job in jobs])
+    def _predict(self, images):
         model = self._model  # read once: a swap must not split a batch
         try:
-            try:
-                probabilities = model.predict(images).probabilities
-            except ModelRejected:
-                if self._previous is None or model is not self._model:
-                    raise
-                self.roll_back()
-                log.exception("version %s failed; version %s serves again", model.version, self._model.version)
-                model = self._model
-                probabilities = model.predict(images).probabilities
+            return model, model.predict(images).probabilities
+        except ModelRejected:
+            with self._changed:
+                if self._model is model:  # nobody has changed it meanwhile
+                    if self._previous is None:
+                        raise
+                    self._model, self._previous = self._previous, None
+                before, model = model, self._model
+            log.exception("version %s failed; version %s serves again", before.version, model.version)
+            return model, model.predict(images).probabilities
+
+    def _answer(self, jobs):
+        images = np.concatenate([job.images for job in jobs])
+        try:
+            model, probabilities = self._predict(images)
         except Exception as error:
-            log.exception("a batch of %d images failed on version %s", len(images), model.version)
+            log.exception("a batch of %d images failed on version %s", len(images), self._model.version)
             for job in jobs:
                 job.future.set_exception(error)
             return

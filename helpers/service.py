@@ -71,7 +71,7 @@ def create_app(
     app.add_middleware(RequestFrame, max_body_bytes=max_body_bytes)
     app.include_router(_prediction_routes(inference))
     app.include_router(_model_routes(Swapper(predictor, load, model_dir), admin_guard(admin_token, require_token)))
-    app.include_router(_health_routes(predictor))
+    app.include_router(_health_routes(inference))
     app.include_router(open_inference_routes(inference))
     handle_errors(app)
 
@@ -181,7 +181,7 @@ def _model_routes(swapper, guard):
     return router
 
 
-def _health_routes(predictor):
+def _health_routes(inference):
     router = APIRouter(prefix="/health", tags=["health"])
 
     @router.get("/live", operation_id="is_live")
@@ -192,8 +192,7 @@ def _health_routes(predictor):
     @router.get("/ready", operation_id="is_ready", responses=problems(503))
     async def ready(request: Request) -> Status:
         """A model is loaded, and the server is not about to stop."""
-        if request.app.state.draining or predictor.closed:
-            raise HTTPException(503, "the server is stopping; send requests elsewhere", RETRY)
+        inference.check_ready(request)
         return Status(status="ready")
 
     return router
