@@ -19,12 +19,10 @@ from unittest.mock import patch
 from tqdm import tqdm
 
 from benchmarks.budget import SEED, accuracy, draw, our_network, plan_recipe, probe
-from benchmarks.measuring import describe_environment
+from benchmarks.measuring import conclude
 from benchmarks.training import RESULT as TRAINING_RESULT
-from benchmarks.training import load_data
+from benchmarks.training import load_data, make_start
 from helpers.backend import load_keras
-from helpers.model import build_vgg16, get_weights, make_config
-from helpers.receipts import write_json
 from helpers.training import train
 
 RESULT = TRAINING_RESULT.with_name("ablation.json")
@@ -60,9 +58,8 @@ def run(options) -> dict:
     """All arms, as the JSON file holds them."""
     load_keras().utils.set_random_seed(SEED)
     data, training, validation = load_data()
-    channels = training.images[:5000].reshape(-1, 3)
-    config = make_config(channels.mean(0), channels.std(0), width=options.width)
-    weights, few = get_weights(build_vgg16(**config)), validation.take(slice(250))
+    config, weights = make_start(training, options.width)
+    few = validation.take(slice(250))
     speeds, rows = {}, {}
     with tqdm(options.arms, unit=" arms", leave=False) as bar:
         for name in bar:
@@ -85,9 +82,7 @@ def run(options) -> dict:
             }
     return {
         "benchmark": "ablation",
-        "environment": describe_environment(),
         "data": data,
-        "options": {key: value for key, value in vars(options).items() if key != "output"},
         "validation_images": len(validation),
         "seed": SEED,
         "arms": rows,
@@ -121,10 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--output", type=Path, default=RESULT, metavar="FILE", help="JSON file (benchmarks/results/ablation.json)")
     options = parser.parse_args(arguments)
     print("training each arm ...", file=sys.stderr)
-    result = run(options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output, result)
-    print_table(result)
+    conclude(run, options, print_table)
 
 
 if __name__ == "__main__":

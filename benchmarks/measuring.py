@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from helpers.receipts import now
+from helpers.receipts import now, write_json
 from helpers.recipe import choose_precision
 
 
@@ -29,6 +29,15 @@ def measure(arms: dict, repeats: int) -> dict[str, list[float]]:
             bar.set_description(name)
             rates[name].append(arms[name]())
     return {name: values[1:] for name, values in rates.items()}
+
+
+def conclude(run, options, print_table) -> None:
+    """Writes what `run` of `options` measured as JSON to ``options.output``, with its options, and prints the table."""
+    told = {key: value for key, value in vars(options).items() if key != "output"}
+    result = {"environment": describe_environment(), "options": told, **run(options)}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, result)
+    print_table(result)
 
 
 def summarise(values) -> dict:

@@ -10,7 +10,6 @@ twice as many a second as the server can answer, whatever becomes of those befor
 
 import argparse
 import asyncio
-import io
 import os
 import socket
 import subprocess
@@ -21,14 +20,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.load import Load, closed_loop, get, open_loop, post_file
-from benchmarks.measuring import describe_environment, summarise
+from benchmarks.measuring import conclude, summarise
+from helpers.client import encode_png
 from helpers.dataset import load_dataset
 from helpers.images import decode_image
 from helpers.loader import load_model
-from helpers.receipts import write_json
 from helpers.workspace import ROOT
 
 RESULT = Path(__file__).parent / "results" / "serving.json"
@@ -65,16 +63,6 @@ def cpu_seconds(pid: int) -> float:
     """Processor time of a process and its threads so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def encode(images: np.ndarray, kind: str) -> list[bytes]:
-    """Each image as the bytes of a file of `kind`, PNG or JPEG."""
-    files = []
-    for image in images:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, kind)
-        files.append(buffer.getvalue())
-    return files
 
 
 def measure_engine(files: list[bytes], repeats: int) -> dict:
@@ -136,12 +124,10 @@ def measure_overload(port: int, requests: list[bytes], capacity: float, seconds:
 def run(options) -> dict:
     """All measurements, as the JSON file holds them."""
     images = load_dataset(options.data).test.images[:64]
-    files = {kind: encode(images, kind) for kind in ("PNG", "JPEG")}
+    files = {kind: [encode_png(image, kind=kind) for image in images] for kind in ("PNG", "JPEG")}
     requests = {kind: [post_file("/predict_single", data) for data in parts] for kind, parts in files.items()}
     result = {
         "benchmark": "serving",
-        "environment": describe_environment(),
-        "options": {key: value for key, value in vars(options).items() if key != "output"},
         "engine": {kind: measure_engine(parts, options.repeats) for kind, parts in files.items()},
         "loads": {},
     }
@@ -211,10 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--data", default="auto", help="whose test images are sent; as in helpers.dataset (%(default)s)")
     add("--output", type=Path, default=RESULT, metavar="FILE", help="JSON file (benchmarks/results/serving.json)")
     options = parser.parse_args(arguments)
-    result = run(options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output, result)
-    print_table(result)
+    conclude(run, options, print_table)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.arms import limit_arms, our_arms, plain_arm, start_xla_arm
 from benchmarks.budget import SEED, train_ours, train_plain
-from benchmarks.measuring import describe_environment, measure, summarise
+from benchmarks.measuring import conclude, measure, summarise
 from benchmarks.plain import CLASSES, SIDE
 from helpers.backend import load_keras
 from helpers.dataset import Split, load_dataset, split_validation
 from helpers.model import build_vgg16, get_weights, make_config, weight_shapes
-from helpers.receipts import write_json
+from helpers.recipe import choose_precision
 
 RESULT = Path(__file__).parent / "results" / "training.json"
 
@@ -33,6 +33,13 @@ def load_data() -> tuple[dict, Split, Split]:
     """Provenance, training and validation images: CIFAR-100 where ``CIFAR100_DIR`` is set, else the stand-in."""
     dataset = load_dataset("cifar100" if os.environ.get("CIFAR100_DIR") else "synthetic")
     return {"title": dataset.title, **dataset.provenance()}, *split_validation(dataset.train)
+
+
+def make_start(training: Split, width: float) -> tuple[dict, dict]:
+    """Config and initial weights of the network that all arms start from."""
+    channels = training.images[:5000].reshape(-1, 3)
+    config = make_config(channels.mean(0), channels.std(0), num_classes=CLASSES, width=width)
+    return config, get_weights(build_vgg16(**config))
 
 
 def training_gflop(config) -> float:
@@ -48,11 +55,9 @@ def training_gflop(config) -> float:
 def run(options) -> dict:
     """All measurements, as the JSON file holds them."""
     load_keras().utils.set_random_seed(SEED)
-    environment, batch_size = describe_environment(), options.batch_size
+    batch_size = options.batch_size
     data, training, validation = load_data()
-    channels = training.images[:5000].reshape(-1, 3)
-    config = make_config(channels.mean(0), channels.std(0), num_classes=CLASSES, width=options.width)
-    weights = get_weights(build_vgg16(**config))
+    config, weights = make_start(training, options.width)
     batches = training.take(slice(options.steps * batch_size))
     if len(batches) < options.steps * batch_size:
         raise SystemExit(f"--steps times --batch-size must be at most {len(training)}, the training images")
@@ -69,7 +74,7 @@ def run(options) -> dict:
     rates = {name: np.array(values) for name, values in measure(arms, options.repeats).items()}
 
     better = max((name for name in rates if name.startswith("plain")), key=lambda name: np.median(rates[name]))
-    dtype = "bfloat16" if environment["precision"] == "mixed_bfloat16" else "float32"
+    dtype = "bfloat16" if choose_precision() == "mixed_bfloat16" else "float32"
     best = {}
     for kind in ("GEMM", "convolution"):
         for name in ("float32", "bfloat16"):
@@ -79,9 +84,7 @@ def run(options) -> dict:
     gflop = training_gflop(config)
     result = {
         "benchmark": "training",
-        "environment": environment,
         "data": data,
-        "options": {key: value for key, value in vars(options).items() if key != "output"},
         "gflop_per_image": gflop,
         "xla": xla_note,
         "better_plain": better,
@@ -149,10 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if min(options.repeats, options.steps, options.batch_size - 1) < 1:
         parser.error("--repeats and --steps must be at least 1, --batch-size at least 2")
-    result = run(options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output, result)
-    print_table(result)
+    conclude(run, options, print_table)
 
 
 if __name__ == "__main__":

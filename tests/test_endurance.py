@@ -1,7 +1,6 @@
 """What the service must survive, in a quick slice; ``make test-long`` takes the full counts."""
 
 import asyncio
-import io
 import os
 import signal
 import socket
@@ -19,9 +18,9 @@ import numpy as np
 import pytest
 from conftest import make_bundle
 from held_model import HeldModel, wait_until
-from PIL import Image
 
 from benchmarks.load import closed_loop, get, open_loop, post_file
+from helpers.client import encode_png
 from helpers.graph import read_weights
 from helpers.hosting import Server
 from helpers.predictor import Predictor, load_model
@@ -61,12 +60,6 @@ def service(models):
     predictor.close()
 
 
-def encode(image, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind)
-    return buffer.getvalue()
-
-
 def mutate(data, random):
     """`data` with some bytes changed, cut, doubled or swapped, as a damaged or hostile file would be."""
     data = bytearray(data)
@@ -91,7 +84,7 @@ def memory():
 
 def test_mutated_images_get_an_answer_or_a_4xx_each_within_a_second(service, count):
     random, statuses, slowest = np.random.default_rng(1), Counter(), 0.0
-    originals = [encode(image, kind) for image in IMAGES for kind in ("PNG", "JPEG")]
+    originals = [encode_png(image, kind=kind) for image in IMAGES for kind in ("PNG", "JPEG")]
     for _ in range(count(1, 50)):
         requests = [post_file("/predict_single", mutate(originals[i % 16], random)) for i in range(count(600, 2000))]
         load = asyncio.run(send_each(service.port, requests))
@@ -123,7 +116,7 @@ def test_swaps_under_load_a_quarter_of_them_bad_fail_nothing_and_mix_nothing(ser
     valid = {answer for answers in expected for answer in answers}
     done, clients, swaps, resident = threading.Event(), count(8, 32), count(24, 1024), {}
 
-    requests = [post_file("/predict_single", encode(image)) for image in IMAGES]
+    requests = [post_file("/predict_single", encode_png(image)) for image in IMAGES]
 
     def ask():
         return asyncio.run(closed_loop(service.port, requests, clients, until=done))
@@ -157,11 +150,11 @@ def test_many_changes_at_once_are_made_one_at_a_time(service, count):
 
 
 def send(service):
-    return httpx2.post(f"{service.url}/predict_single", files={"file": ("a.png", encode(IMAGES[0]))}).status_code
+    return httpx2.post(f"{service.url}/predict_single", files={"file": ("a.png", encode_png(IMAGES[0]))}).status_code
 
 
 def test_clients_that_leave_in_the_middle_leave_nothing(service, count):
-    request = post_file("/predict_single", encode(IMAGES[0]))
+    request = post_file("/predict_single", encode_png(IMAGES[0]))
     send(service)
     before = len(os.listdir("/proc/self/fd"))
     for cut in np.random.default_rng(2).integers(0, len(request) + 1, count(60, 1000)):
@@ -179,7 +172,7 @@ def test_past_capacity_the_rest_is_told_503_at_once_and_health_answers(models, c
             return self.model.predict(images)
 
     predictor = Predictor(Slow(models.first), queue_size=16, max_batch=4)
-    requests, seconds = [post_file("/predict_single", encode(image)) for image in IMAGES], count(1, 20)
+    requests, seconds = [post_file("/predict_single", encode_png(image)) for image in IMAGES], count(1, 20)
 
     async def both(port):
         probes = open_loop(port, [get("/health/live")], 20, seconds)
@@ -199,7 +192,7 @@ def test_past_capacity_the_rest_is_told_503_at_once_and_health_answers(models, c
 
 
 def test_memory_stays_flat_over_predictions(service, count):
-    requests = [post_file("/predict_single", encode(image)) for image in IMAGES]
+    requests = [post_file("/predict_single", encode_png(image)) for image in IMAGES]
     resident = []
     for _ in range(5):
         asyncio.run(closed_loop(service.port, requests, 8, rounds=count(50, 2500)))
@@ -209,7 +202,7 @@ def test_memory_stays_flat_over_predictions(service, count):
 
 
 def test_a_server_that_is_told_to_stop_finishes_what_it_has(tmp_path, count):
-    requests = [post_file("/predict_single", encode(image)) for image in IMAGES]
+    requests = [post_file("/predict_single", encode_png(image)) for image in IMAGES]
     for trial in range(count(1, 200)):
         process = subprocess.Popen(
             [sys.executable, "-m", "helpers.hosting", "--port", "0"],
