@@ -44,8 +44,8 @@ ARMS = {
     "no warmup": Arm({"warmup": 0.0}),
     "no momentum": Arm({"momentum": 0.0}),
     "no weight decay": Arm({"weight_decay": 0.0}),
-    "no label smoothing": Arm({"label_smoothing": 0.0}),
-    "no augmentation": Arm({"augment": False}),
+    "label smoothing 0.1": Arm({"label_smoothing": 0.1}),
+    "flips and shifts": Arm({"augment": True}),
     "average 0.99": Arm({"average": 0.99}),
     "policy trivial": Arm({"policy": "trivial"}),
     "cutout 8": Arm({"cutout": 8}),
@@ -69,10 +69,8 @@ def run(options) -> dict:
                 probed, network = (our_network(config, weights, arm.precision) for _ in range(2))
             kind = (arm.precision, arm.stock_layers)
             if kind not in speeds:
-                speeds[kind] = probe(probed, training, few, options.batch_size)[:2]
-            recipe, images = plan_recipe(
-                options.seconds, *speeds[kind], len(training), options.batch_size, **arm.changes
-            )
+                speeds[kind] = probe(probed, training, few)[:2]
+            recipe, images = plan_recipe(options.seconds, *speeds[kind], len(training), **arm.changes)
             results = train(network, draw(training, images), few, recipe, progress=False)
             rows[name] = {
                 "accuracy": accuracy(network, validation),
@@ -111,7 +109,6 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=f"of: {', '.join(ARMS)}")
     add("--seconds", type=float, default=100, metavar="S", help="training time of each arm (%(default)s)")
-    add("--batch-size", type=int, default=128, metavar="N", help="images a step (%(default)s)")
     add("--width", type=float, default=1.0, metavar="X", help="of the network; below 1 only to try this out")
     add("--output", type=Path, default=RESULT, metavar="FILE", help="JSON file (benchmarks/results/ablation.json)")
     options = parser.parse_args(arguments)

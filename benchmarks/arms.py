@@ -23,7 +23,7 @@ def plain_arm(config, weights, batches: Split, batch_size: int, jit_compile: boo
     """A function that trains the plain network for one epoch of `batches` and gives images/s."""
     network, targets = build_plain(**config), np.eye(CLASSES, dtype=np.float32)[batches.labels]
     set_weights(network, weights)
-    compile_plain(network, 10_000, jit_compile)
+    compile_plain(network, Recipe(), 10_000, jit_compile)
     return lambda: rate(len(batches), lambda: network.fit(batches.images, targets, batch_size=batch_size, verbose=0))
 
 

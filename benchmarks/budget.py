@@ -5,25 +5,34 @@ import time
 
 import numpy as np
 
+from benchmarks.measuring import rate
 from benchmarks.plain import CLASSES, SIDE, build_plain, compile_plain
 from helpers.backend import load_keras
+from helpers.batches import make_batches
 from helpers.dataset import Split
 from helpers.model import build_vgg16, set_weights
 from helpers.recipe import Recipe, choose_precision
 from helpers.training import predict_logits, train
 
-RESOLUTIONS = "16 24 32"
-RESERVE = 0.95  # share of the remaining time that a plan may fill
+SHORT = {  # a recipe for minutes, found on the validation images with a network of half the width
+    "batch_size": 128,
+    "learning_rate": 0.05,
+    "warmup": 0.2,
+    "label_smoothing": 0.0,
+    "augment": False,
+    "resolutions": "16 16 32",
+}
+RESERVE = 0.97  # share of the remaining time that a plan may fill
 SEED = 0
 
 
-def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: int, batch_size: int, **changes):
+def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: int, **changes) -> tuple[Recipe, int]:
     """The recipe with the fewest epochs that fills `seconds`, and how many images an epoch of it has.
 
-    `speeds` are images/s by resolution; `check_seconds` is what follows each epoch; `changes` are of the recipe.
+    `speeds` are images/s by resolution; `check_seconds` is what follows each epoch; `changes` are of `SHORT`.
     """
-    options = {"batch_size": batch_size, "resolutions": RESOLUTIONS, "seed": SEED, **changes}
-    epochs = len(options["resolutions"].split())
+    options = {**SHORT, "seed": SEED, **changes}
+    epochs, batch_size = len(options["resolutions"].split()), options["batch_size"]
     while True:
         recipe = Recipe(epochs=epochs, **options)
         seconds_per_image = sum(1 / speeds[recipe.resolution(epoch)] for epoch in range(epochs))
@@ -33,27 +42,39 @@ def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: i
         epochs += 1
 
 
-def probe(network, training: Split, few: Split, batch_size: int) -> tuple[dict, float, float]:
-    """Images/s of `network` by resolution, the seconds of the check after an epoch, and those of all compilation."""
-    images, epochs = training.take(slice(6 * batch_size)), 2 * len(RESOLUTIONS.split())
-    recipe = Recipe(epochs=epochs, batch_size=batch_size, resolutions=RESOLUTIONS)
-    results = train(network, images, few, recipe, progress=False)
-    first, warm = results[::2], results[1::2]  # two epochs of each resolution; the first compiles
-    compiling = sum(a.seconds - b.seconds for a, b in zip(first, warm, strict=True))
-    check_seconds = warm[-1].seconds - len(images) / warm[-1].images_per_second
-    return {result.resolution: result.images_per_second for result in warm}, check_seconds, compiling
+def probe(network, training: Split, few: Split) -> tuple[dict, float, float]:
+    """Images/s of `network` by resolution, the seconds of the check after an epoch, and those of all compilation.
+
+    Speeds are of the steps that a longer epoch has more than a shorter one, so that what an epoch costs once does not
+    count; a plan that took it for the speed of steps would leave a third of its time unused.
+    """
+    batch_size, sides = SHORT["batch_size"], list(dict.fromkeys(SHORT["resolutions"].split()))
+    recipe = Recipe(**SHORT | {"epochs": len(sides), "resolutions": " ".join(sides)})
+
+    def seconds(epoch, steps):
+        batches = make_batches(training.take(slice(steps * batch_size)), recipe, epoch)
+        return 1 / rate(1, lambda: network.fit(batches, shuffle=False, verbose=0))
+
+    compiled = train(network, training.take(slice(2 * batch_size)), few, recipe, progress=False)
+    check_seconds = 1 / rate(1, lambda: predict_logits(network, few.images))
+    speeds, compiling = {}, 0.0
+    for epoch, side in enumerate(map(int, sides)):
+        short, long = seconds(epoch, 2), seconds(epoch, 18)
+        speeds[side] = 16 * batch_size / max(long - short, 1e-6)
+        compiling += compiled[epoch].seconds - short - check_seconds
+    return speeds, check_seconds, max(0.0, compiling)
 
 
-def train_ours(config, weights, training: Split, validation: Split, seconds: float, batch_size: int) -> dict:
+def train_ours(config, weights, training: Split, validation: Split, seconds: float) -> dict:
     """Our `train` from `weights`, planned to end within `seconds` by a short probe, which counts; its accuracy."""
     started, few = time.perf_counter(), validation.take(slice(250))
     probed, network = (our_network(config, weights) for _ in range(2))
-    speeds, check_seconds, compiling = probe(probed, training, few, batch_size)
+    speeds, check_seconds, compiling = probe(probed, training, few)
     remaining = seconds - (time.perf_counter() - started) - compiling
-    recipe, images = plan_recipe(RESERVE * remaining, speeds, check_seconds, len(training), batch_size)
+    recipe, images = plan_recipe(RESERVE * remaining, speeds, check_seconds, len(training))
     train(network, draw(training, images), few, recipe, progress=False)
     taken = time.perf_counter() - started
-    how = f"{recipe.epochs} epochs of {images} images at {RESOLUTIONS} px, {choose_precision()}, augmented"
+    how = f"{recipe.epochs} epochs of {images} images at {recipe.resolutions} px, {choose_precision()}"
     seen = recipe.epochs * images
     return {"accuracy": accuracy(network, validation), "seconds": taken, "images": seen, "how": how}
 
@@ -70,12 +91,17 @@ def draw(split: Split, count: int) -> Split:
     return split.take(np.random.default_rng(SEED).permutation(len(split))[:count])
 
 
-def train_plain(config, weights, training, validation, seconds: float, batch_size: int, jit_compile: bool) -> dict:
-    """Stock `fit` from `weights`, its schedule sized by a short probe, which counts; stopped after `seconds`."""
+def train_plain(config, weights, training, validation, seconds: float, jit_compile: bool) -> dict:
+    """Stock `fit` from `weights` with the batches, rate and loss of `SHORT`; stopped after `seconds`.
+
+    Its schedule is sized by a short probe, which counts.
+    """
+    recipe = Recipe(**SHORT | {"resolutions": str(SIDE)})
+    batch_size = recipe.batch_size
     keras, started = load_keras(), time.perf_counter()
     keras.utils.set_random_seed(SEED)
     network, count, targets = build_plain(**config), 6 * batch_size, np.eye(CLASSES, dtype=np.float32)[training.labels]
-    compile_plain(network, 10_000, jit_compile)
+    compile_plain(network, recipe, 10_000, jit_compile)
     durations = []
     for _ in ("compiles", "warm"):
         begun = time.perf_counter()
@@ -84,7 +110,7 @@ def train_plain(config, weights, training, validation, seconds: float, batch_siz
     remaining = seconds - (time.perf_counter() - started) - (durations[0] - durations[1])
     steps = max(1, int(RESERVE * remaining / durations[1] * 6))
     set_weights(network, weights)
-    compile_plain(network, steps, jit_compile)
+    compile_plain(network, recipe, steps, jit_compile)
 
     class Stop(keras.callbacks.Callback):
         done = 0

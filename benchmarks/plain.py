@@ -31,9 +31,9 @@ def build_plain(mean, std, num_classes, width, hidden, dropout):
     return load_keras().Model(images, layers.Dense(num_classes, name="logits")(x))
 
 
-def compile_plain(network, steps: int, jit_compile: bool) -> None:
-    """The optimiser, schedule and loss of a `Recipe`, as stock Keras writes them."""
-    keras, recipe = load_keras(), Recipe()
+def compile_plain(network, recipe: Recipe, steps: int, jit_compile: bool) -> None:
+    """The optimiser, schedule and loss of `recipe`, as stock Keras writes them."""
+    keras = load_keras()
     warmup = round(recipe.warmup * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warmup), warmup_target=recipe.learning_rate, warmup_steps=max(1, warmup)

@@ -36,9 +36,9 @@ def load_data() -> tuple[dict, Split, Split]:
 
 
 def make_start(training: Split, width: float) -> tuple[dict, dict]:
-    """Config and initial weights of the network that all arms start from."""
+    """Config and initial weights of the network that all arms start from; no dropout, as the notebooks train."""
     channels = training.images[:5000].reshape(-1, 3)
-    config = make_config(channels.mean(0), channels.std(0), num_classes=CLASSES, width=width)
+    config = make_config(channels.mean(0), channels.std(0), num_classes=CLASSES, width=width, dropout=0.0)
     return config, get_weights(build_vgg16(**config))
 
 
@@ -99,10 +99,10 @@ def run(options) -> dict:
     }
     if options.accuracy:
         print(f"training twice for {options.seconds:g} s ...", file=sys.stderr)
-        ours = train_ours(config, weights, training, validation, options.seconds, batch_size)
+        ours = train_ours(config, weights, training, validation, options.seconds)
         allowed = max(options.seconds, ours["seconds"])  # plain never gets less
         jit = better == "plain, XLA"
-        plain = train_plain(config, weights, training, validation, allowed, batch_size, jit)
+        plain = train_plain(config, weights, training, validation, allowed, jit)
         result["accuracy"] = {"validation_images": len(validation), "seed": SEED, "ours": ours, "plain": plain}
     return result
 
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--repeats", type=int, default=5, metavar="N", help="samples of each arm (%(default)s)")
-    add("--batch-size", type=int, default=128, metavar="N", help="images a step (%(default)s)")
+    add("--batch-size", type=int, default=128, metavar="N", help="images a step while speed is measured (%(default)s)")
     add("--steps", type=int, default=24, metavar="N", help="steps a sample (%(default)s); a quarter of it with XLA")
     add("--xla-limit", type=float, default=180, metavar="S", help="seconds for XLA's first epoch, 0 for no XLA (180)")
     add("--seconds", type=float, default=300, metavar="S", help="training time for accuracy (%(default)s)")

@@ -17,6 +17,7 @@ from helpers.dataset import Split
 from helpers.hosting import Server
 from helpers.model import build_vgg16, get_weights, make_config, set_weights
 
+SHORT = {**budget.SHORT, "batch_size": 2, "resolutions": "32"}
 CONFIG = make_config((129, 124, 112), (68, 65, 70), width=0.0625, dropout=0.0)
 
 
@@ -58,7 +59,7 @@ def test_an_interval_holds_its_median():
 @pytest.mark.parametrize(("seconds", "epochs"), [(10, 3), (100, 3), (1000, 17)])
 def test_a_plan_fills_its_time_with_the_fewest_epochs(seconds, epochs):
     speeds = {16: 1000.0, 24: 500.0, 32: 250.0}
-    recipe, images = plan_recipe(seconds, speeds, 1.0, 27_000, 100)
+    recipe, images = plan_recipe(seconds, speeds, 1.0, 27_000, batch_size=100, resolutions="16 24 32")
     taken = sum(images / speeds[recipe.resolution(epoch)] + 1 for epoch in range(recipe.epochs))
     assert 0.8 * seconds < taken <= seconds
     assert recipe.epochs == epochs
@@ -70,7 +71,7 @@ def test_the_command_writes_json_and_prints_a_table(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(training, "load_data", lambda: (data, draw(64), draw(16, seed=1)))
     monkeypatch.setattr(arms, "GEMM_SIZES", (8,))
     monkeypatch.setattr(arms, "CONVOLUTIONS", ((4, 8),))
-    monkeypatch.setattr(budget, "RESOLUTIONS", "32")
+    monkeypatch.setattr(budget, "SHORT", SHORT)
     for module in (model, plain):
         monkeypatch.setattr(module, "BLOCKS", ((64, 1), (64, 1)))  # tracing takes its time by the layer
     tiny = ["--width=0.0625", "--batch-size=8", "--steps=2", "--repeats=2", "--xla-limit=0", "--seconds=1"]
@@ -111,17 +112,15 @@ def test_a_count_below_its_least_is_refused(capsys):
 def test_the_ablation_trains_every_arm_and_says_what_each_change_is_worth(tmp_path, monkeypatch, capsys):
     data = {"title": "noise", "source": "noise", "fingerprint": "0" * 64, "synthetic": True}
     monkeypatch.setattr(ablation, "load_data", lambda: (data, draw(64), draw(16, seed=1)))
-    monkeypatch.setattr(budget, "RESOLUTIONS", "32")
+    monkeypatch.setattr(budget, "SHORT", SHORT)
     monkeypatch.setattr(model, "BLOCKS", ((64, 1), (64, 1)))
     chosen = ["as it is", "layers of Keras", "float32", "no momentum"]
 
-    ablation.main(
-        ["--width=0.0625", "--batch-size=8", "--seconds=0.2", f"--output={tmp_path}/x.json", "--arms", *chosen]
-    )
+    ablation.main(["--width=0.0625", "--seconds=0.2", f"--output={tmp_path}/x.json", "--arms", *chosen])
 
     result = json.loads((tmp_path / "x.json").read_text())
     assert list(result["arms"]) == chosen
-    assert all(0 <= row["accuracy"] <= 1 and row["images_an_epoch"] >= 8 for row in result["arms"].values())
+    assert all(0 <= row["accuracy"] <= 1 and row["images_an_epoch"] >= 2 for row in result["arms"].values())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(chosen)
     assert re.search(r"^as it is .* \+0\.00 ", lines[2])
