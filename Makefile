@@ -5,7 +5,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-long lab serve evaluate lock lint format clean bench-training bench-ablation bench-serving
+.PHONY: help run test test-long lab serve evaluate lock lint format clean bench-training bench-ablation bench-serving bench-drift
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,7 +43,8 @@ lock: $(VENV)/test.stamp ## renew requirements/*.lock from pyproject.toml (ARGS=
 	@$(call compile,run,)
 	@$(call compile,test,--extra test --constraint requirements/run.lock)
 	@$(call compile,gpu,--extra gpu --constraint requirements/run.lock)
-	@echo "requirements/run.lock, test.lock and gpu.lock are up to date"
+	@$(call compile,bench,--extra bench --constraint requirements/run.lock)
+	@echo "requirements/run.lock, test.lock, gpu.lock and bench.lock are up to date"
 
 compile = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-annotate --no-header $(2) $(ARGS) pyproject.toml --output-file requirements/$(1).lock
@@ -63,6 +64,9 @@ bench-ablation: $(VENV)/run.stamp ## measure what each part of training is worth
 bench-serving: $(VENV)/run.stamp ## measure serving beside the original's way (ARGS="--connections 1 32")
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
+bench-drift: $(VENV)/bench.stamp ## measure drift alarms, false and true, beside other tests (ARGS="--river ADWIN")
+	@$(BIN)/python -m benchmarks.drift $(ARGS)
+
 clean: ## remove the environment and caches (runs/ and store/ stay)
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -75,6 +79,11 @@ $(VENV)/run.stamp: requirements/run.lock | $(BIN)/python
 $(VENV)/test.stamp: requirements/test.lock | $(BIN)/python
 	@$(call install,test)
 	@touch $(VENV)/run.stamp $@
+
+# Only what benchmarks compare with; it needs nothing that the run lock does not hold in the same version.
+$(VENV)/bench.stamp: requirements/bench.lock $(VENV)/run.stamp
+	@$(call install,bench)
+	@touch $@
 
 install = echo "installing the packages of requirements/$(1).lock into $(VENV), some minutes the first time ..." && \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/$(1).lock

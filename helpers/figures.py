@@ -5,6 +5,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from helpers.labels import Labels
+from helpers.scores import NAMES
 
 CHANNELS = ("red", "green", "blue")
 
@@ -131,14 +132,21 @@ def plot_metrics(rows: list[dict[str, float]], title: str) -> Figure:
     return figure
 
 
-def plot_scores(samples: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
-    """Cumulative distributions of each drift score, one line for each named sample of scores."""
-    scores = list(next(iter(samples.values())))
-    figure, axes = _figure(2.4 * len(scores), 3, 1, len(scores), squeeze=False)
-    for axis, score in zip(axes.flat, scores, strict=True):
-        for name, sample in samples.items():
-            sns.ecdfplot(x=sample[score], ax=axis, label=name)
-        axis.set(title=score, xlabel=score, ylabel="share at or below" if axis is axes.flat[0] else "")
-    axes.flat[0].legend(fontsize=6.5)
-    figure.suptitle(title)
+def plot_capital(images: np.ndarray, capital: np.ndarray, line: float, alarm: int | None, title: str) -> Figure:
+    """Capital of the bets against each drift score, with the line of the alarm and, if it rang, where.
+
+    Args:
+        images, capital: as `helpers.drift.DriftDetector.history` gives them, the capital as log10.
+        line: capital at which the alarm rings.
+        alarm: number of that image.
+    """
+    figure, axes = _figure(11, 4)
+    for values, name in zip(capital.T, NAMES, strict=True):
+        axes.plot(images, values, label=name, linewidth=1.2)
+    axes.axhline(np.log10(line), color="black", linestyle="--", label=f"alarm at {line:g}")
+    if alarm is not None:
+        axes.axvline(alarm, color="black", linestyle=":", label=f"alarm rang, image {alarm}")
+    top = max(2 * np.log10(line), 1)  # a lost bet or a won one far beyond the line says no more
+    axes.set(title=title, xlabel="image", ylabel="log10 of the capital", ylim=(-1.5, top))
+    figure.legend(loc="outside right upper")
     return figure

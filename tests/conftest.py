@@ -9,10 +9,19 @@ import pytest
 from fake_gcs import FakeGCS
 
 from helpers.bundle import DataSource, write_bundle
+from helpers.corruptions import CORRUPTIONS
+from helpers.drift_reference import Reference, cut_ranks
 from helpers.labels import Labels
+from helpers.martingale import break_ties
 from helpers.model import make_config, weight_shapes
+from helpers.scores import NAMES
 
 CLASSES = 100
+LABELS = Labels(
+    tuple(f"class_{i:02d}" for i in range(CLASSES)),
+    tuple(f"superclass_{i:02d}" for i in range(20)),
+    tuple(i // 5 for i in range(CLASSES)),
+)
 
 
 def pytest_addoption(parser):
@@ -37,18 +46,42 @@ def make_bundle(directory: Path, seed: int = 0, **changes):
         "weights": weights,
         "config": config,
         "temperature": 1.0,
-        "labels": Labels(
-            tuple(f"class_{i:02d}" for i in range(CLASSES)),
-            tuple(f"superclass_{i:02d}" for i in range(20)),
-            tuple(i // 5 for i in range(CLASSES)),
-        ),
+        "labels": LABELS,
         "golden": (images, reference_probabilities(weights, config, images)),
-        "reference": {"confidence": random.random(50, dtype=np.float32)},
+        "reference": draw_reference(random, units=weights["logits/kernel"].shape[0]).as_arrays(),
         "evaluation": {"top1": 0.01, "samples": 100},
         "model_card": "# tiny\n\nRandom weights, for tests.\n",
         "data": DataSource(source="synthetic", fingerprint="0" * 64, synthetic=True),
     }
     return write_bundle(directory, **arguments | changes)
+
+
+def draw_rows(random, count):
+    """Drift scores of `count` images of one kind, float32 (count, scores): a class, then standard normals."""
+    rows = random.standard_normal((count, len(NAMES)))
+    rows[:, 0] = random.integers(0, CLASSES, count)
+    return rows.astype(np.float32)
+
+
+def draw_reference(random, count=1000, units=32):
+    """The drift reference of such scores; the first corruption moves brightness, the second sharpness."""
+    rows = draw_rows(random, count)
+    ranked = np.sort(break_ties(rows, random), axis=0)
+    moves = np.full((len(CORRUPTIONS), 5, len(NAMES)), 0.5, np.float32)
+    moves[0, :, NAMES.index("brightness")] += np.arange(1, 6) / 11
+    moves[1, :, NAMES.index("sharpness")] += np.arange(1, 6) / 11
+    return Reference(
+        labels=LABELS,
+        temperature=1.0,
+        count=count,
+        edges=np.stack([ranked[ranks - 1, row] for row, ranks in enumerate(cut_ranks(count))]),
+        class_means=random.random((CLASSES, units), np.float32),
+        class_counts=np.bincount(rows[:, 0].astype(int), minlength=CLASSES),
+        accuracy=0.7,
+        calibration=np.stack([np.full(15, count / 15), *[(np.arange(15) + 0.5) / 15] * 2], axis=1),
+        moves=moves,
+        losses=np.zeros(moves.shape[:2], np.float32),
+    )
 
 
 def random_weights(random, name, shape):

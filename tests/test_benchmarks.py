@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from benchmarks import ablation, arms, budget, load, plain, serving, training
+from benchmarks import ablation, arms, budget, detectors, drift, load, plain, serving, training
 from benchmarks.budget import plan_recipe
 from benchmarks.measuring import measure, summarise
 from benchmarks.plain import build_plain
 from helpers import model
+from helpers.corruptions import corrupt
 from helpers.dataset import Split
 from helpers.hosting import Server
+from helpers.loader import load_model
 from helpers.model import build_vgg16, get_weights, make_config, set_weights
+from helpers.synthetic import draw_images
+from helpers.workspace import ROOT
 
 SHORT = {**budget.SHORT, "batch_size": 2, "resolutions": "32"}
 CONFIG = make_config((129, 124, 112), (68, 65, 70), width=0.0625, dropout=0.0)
@@ -183,3 +187,45 @@ def test_the_serving_benchmark_writes_json_and_prints_a_table(tmp_path, monkeypa
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if " connections, ours" in line]) == 2
     assert lines[-1].startswith("at twice its capacity: goodput ")
+
+
+def test_the_drift_benchmark_writes_json_and_prints_a_table(tmp_path, monkeypatch, capsys):
+    def look(options):
+        looker = drift.Looker(load_model(ROOT / "model"))
+        random = np.random.default_rng(0)
+        labels = np.tile(np.arange(100), 4)
+        images = draw_images(labels, seed=1)
+        clean = np.repeat(looker.rows(images), 3, axis=0) + random.normal(0, 0.01, (1200, 8)).astype(np.float32)
+        changes = {"contrast 5": (looker.rows(corrupt(images[:200], "contrast", 5)), 0.5)}
+        return {"title": "drawn"}, looker, clean, np.arange(200), changes, images[:64]
+
+    monkeypatch.setattr(drift, "look", look)
+    few = ["--streams=4", "--length=300", "--baseline-streams=4", "--repeats=2", "--clean=50", "--river"]
+
+    drift.main([*few, f"--output={tmp_path}/drift.json"])
+
+    result = json.loads((tmp_path / "drift.json").read_text())
+    assert result["false_alarms"]["streams"] == 4
+    row = result["delays"]["contrast 5"]
+    assert row.keys() == {"loss", "images", "ours, guaranteed", "ours", "windowed KS", "oracle"}
+    assert 0 < row["oracle"]["median"] < 100
+    assert result["cost"]["kilobytes"] > 0
+    assert any(line.startswith("contrast 5 ") for line in capsys.readouterr().out.splitlines())
+
+
+def test_delays_count_from_the_change_and_what_rang_before_it_does_not_count():
+    trace = np.array([0, 1, 0, 3, 9])
+    assert [detectors.first_at(trace, line, start=3) for line in (1, 2, 5, 10)] == [-1, 1, 2, None]
+    assert drift.tell([-1, 1, 2, None, 4], length=50) == {"median": 3.0, "seen": 0.75}
+
+
+def test_the_oracle_is_the_cusum_of_its_definition():
+    ratios = np.array([-1.0, 2, -0.5, -3, 1, 1])
+    assert detectors.oracle_trace(ratios).tolist() == [0, 2, 1.5, 0, 1, 2]
+
+
+def test_a_windowed_distance_is_that_of_kolmogorov_and_smirnov():
+    bins = np.zeros((120, 1), int)
+    found = detectors.ks_trace(np.array([[25, 25, 25, 25]]), bins)
+    assert found[98] == 0
+    assert found[99:] == pytest.approx(0.75)

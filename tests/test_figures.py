@@ -18,7 +18,7 @@ RELIABILITY = np.array([[0, 0, 0], [5, 0.5, 0.4], [9, 0.9, 0.8]], float)
 ROWS = [
     {"Prediction Time": 0.002, "Average Prediction Time": 0.003, "Output": i, "Average Output": 1.5} for i in range(9)
 ]
-SCORES = {name: {"confidence": RANDOM.random(30), "energy": RANDOM.normal(size=30)} for name in ("reference", "served")}
+CAPITAL = (np.arange(30), RANDOM.normal(size=(30, 8)).cumsum(axis=0) / 5)
 
 FIGURES = {
     "few counts": lambda: figures.plot_counts(("a", "b"), {"train": (5, 3), "test": (1, 2)}, "title"),
@@ -29,7 +29,7 @@ FIGURES = {
     "confusion": lambda: figures.plot_confusion(np.arange(16).reshape(4, 4), LABELS, "title"),
     "reliability": lambda: figures.plot_reliability(RELIABILITY, RELIABILITY, "title"),
     "metrics": lambda: figures.plot_metrics(ROWS, "title"),
-    "scores": lambda: figures.plot_scores(SCORES, "title"),
+    "capital": lambda: figures.plot_capital(*CAPITAL, 800, 20, "title"),
 }
 
 
@@ -74,3 +74,10 @@ def test_times_are_shown_in_milliseconds():
     axes = FIGURES["metrics"]().axes[0]
     assert axes.get_ylabel() == "milliseconds"
     np.testing.assert_allclose(axes.lines[0].get_ydata(), 2)
+
+
+def test_the_capital_of_each_score_is_shown_with_the_line_and_the_alarm():
+    axes = FIGURES["capital"]().axes[0]
+    np.testing.assert_allclose([line.get_ydata() for line in axes.lines[:8]], CAPITAL[1].T)
+    np.testing.assert_allclose(axes.lines[8].get_ydata(), np.log10(800))
+    assert list(axes.lines[9].get_xdata()) == [20, 20]
