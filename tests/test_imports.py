@@ -83,7 +83,7 @@ def test_the_serving_wing_is_what_we_think_it_is():
     assert not serving_wing() & {"dataset", "training", "figures", "execution", "report"}
 
 
-@pytest.mark.parametrize("name", sorted({*serving_wing(), "tracking", "drift"}))
+@pytest.mark.parametrize("name", sorted({*serving_wing(), "tracking", "wandb_sink", "drift"}))
 def test_the_serving_wing_imports_nothing_heavy_at_start_up(name):
     top = {item.split(".")[0] for item in imports_in(at_start_up(name))}
     assert not top & HEAVY
