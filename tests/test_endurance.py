@@ -258,7 +258,7 @@ def test_a_server_that_is_killed_loses_a_second_of_its_log_at_most_and_says_how_
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         ) as process:
             port = int(process.stdout.readline().rpartition(":")[2])
-            load = asyncio.run(closed_loop(port, requests, 2, seconds=1.2 + 0.01 * trial))
+            load = asyncio.run(closed_loop(port, requests, 2, seconds=2 + 0.01 * trial))
             process.kill()
         with closing(PredictionLog(log)) as after:
             said, written = after.gap, rows_of(log) - kept
@@ -266,7 +266,7 @@ def test_a_server_that_is_killed_loses_a_second_of_its_log_at_most_and_says_how_
         missing = int(said.split(", and ")[1].split()[0]) if said else 0
         answered = load.statuses[200]
         assert answered <= written + missing <= answered + 2  # two may have been under way
-        assert missing <= max(load.statuses[200], 10)
+        assert missing <= answered / 2  # what a second brings
         assert written > 0
 
 

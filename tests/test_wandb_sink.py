@@ -122,6 +122,22 @@ def test_a_run_offline_that_is_killed_goes_on_in_another_and_repeats_nothing(fil
     assert scalars(recorded(tmp_path)) == scalars(filler.rows)
 
 
+def test_when_wandbs_own_process_dies_the_sink_goes_on_with_another(filler, online, tmp_path):
+    online.up()
+    sink = WandbProcess(filler.log.path, mode="online", directory=tmp_path)
+    filler.fill(50)
+    wait_until(lambda: online.lines and cursor(filler) == 50, 20)
+    children = Path(f"/proc/{sink._process.pid}/task/{sink._process.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    filler.fill(50)
+    wait_until(lambda: cursor(filler) == 100, 20)
+    assert sink.stop() == 0
+    (run,) = online.lines
+    assert children
+    assert scalars(online.history(run)) == scalars(filler.rows)
+
+
 def test_what_a_cursor_says_beyond_the_file_of_a_killed_run_is_sent_again(filler, tmp_path):
     """As after a power cut, which takes what W&B had not written yet."""
     filler.fill(30)
