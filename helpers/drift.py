@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from helpers.corruptions import CORRUPTIONS
 from helpers.drift_reference import SEVERITIES, Reference
@@ -196,5 +196,5 @@ def images_to_see(alpha: float, shift: float = SHIFT, power: float = POWER) -> i
     sqrt(n) shift, of the stake that the first image invests in it.
     """
     stake = (1 - 1 / (1 + math.log(2))) / len(BETS)
-    goal, spread = math.log(len(NAMES) / alpha / stake), norm.ppf(power)
+    goal, spread = math.log(len(NAMES) / alpha / stake), float(ndtri(power))
     return math.ceil(((spread + math.sqrt(spread**2 + 2 * goal)) / shift) ** 2)

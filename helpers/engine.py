@@ -34,6 +34,11 @@ class Scores:
     logits: np.ndarray
     features: np.ndarray
 
+    def row(self, index: int) -> "Scores":
+        """One image alone: views, in arrays of one row."""
+        rows = slice(index, index + 1)
+        return Scores(self.probabilities[rows], self.logits[rows], self.features[rows])
+
 
 def open_engine(bundle: Bundle, name: str = "auto", threads: int | None = None) -> "OpenVinoEngine | KerasEngine":
     """The engine called `name` with the network of `bundle`; "auto" is OpenVINO.

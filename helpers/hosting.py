@@ -9,17 +9,21 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
 from helpers.connection import Connection
+from helpers.log_file import LogError
+from helpers.prediction_log import PredictionLog
 from helpers.predictor import Predictor
 from helpers.registry import RegistryError, UnknownModel
 from helpers.service import create_app
 from helpers.source import MODEL_DIR, ModelSource
 from helpers.storage import StorageError
+from helpers.watch import Watch, make_detector, make_monitor
 from helpers.workspace import ROOT, secret
 
 START_S = 30.0
@@ -132,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         _serve(arguments, stop)
-    except (HostingError, RegistryError, StorageError, OSError, ValueError) as error:
+    except (HostingError, RegistryError, StorageError, LogError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
@@ -155,39 +159,41 @@ def _serve(arguments, stop):
             "train and publish a model with the second notebook, or name another --bucket"
         ) from error
     predictor = Predictor(model)
-    app = create_app(
-        predictor,
-        source.load,
-        model_dir,
-        admin_token=secret("SUITE_ADMIN_TOKEN"),
-        require_token=not is_loopback(arguments.host),
-    )
     try:
-        with Server(app, arguments.host, arguments.port) as server:
-            print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
-            while server.running and not stop.wait(1):
-                pass
+        with _open_log(arguments) as log:
+            app = create_app(
+                predictor,
+                source.load,
+                model_dir,
+                log=log,
+                watch=Watch(make_detector, make_monitor),
+                admin_token=secret("SUITE_ADMIN_TOKEN"),
+                require_token=not is_loopback(arguments.host),
+            )
+            with Server(app, arguments.host, arguments.port) as server:
+                print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
+                while server.running and not stop.wait(1):
+                    pass
         if not stop.is_set():
             raise HostingError(f"the server at {server.url} ended by itself; the log says why")
     finally:
         predictor.close(timeout=DRAIN_S)
 
 
+def _open_log(arguments):
+    return closing(PredictionLog(arguments.log, keep_images=arguments.log_images)) if arguments.log else nullcontext()
+
+
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m helpers.hosting", description="Serves the production model.")
-    parser.add_argument(
-        "--bucket", default="", help="url of the store; else $SUITE_BUCKET, else the folder store/ here"
-    )
-    parser.add_argument(
-        "--model-dir",
-        default="",
-        help=f"under the bucket; else {MODEL_DIR}, or the bundle in model/ while absent",
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; any but this machine's wants a token"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument("--engine", default="auto", choices=["auto", "openvino", "keras"])
+    add = parser.add_argument
+    add("--bucket", default="", help="url of the store; else $SUITE_BUCKET, else the folder store/ here")
+    add("--model-dir", default="", help=f"under the bucket; else {MODEL_DIR}, or the bundle in model/ while absent")
+    add("--host", default="127.0.0.1", help="address to listen on; any but this machine's wants a token")
+    add("--port", type=int, default=8000, help="0 takes a free one")
+    add("--engine", default="auto", choices=["auto", "openvino", "keras"])
+    add("--log", type=Path, help="file of a prediction log, gone on with if there is one; else none")
+    add("--log-images", action="store_true", help="keep the images in it, for replays; 3 kB each")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""From the body of a request to its predictions: decoded off the event loop, queued, and noted for the monitor."""
+"""From the body of a request to its predictions: decoded off the event loop, queued, and noted for the record."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from helpers.images import decode_image, decode_npy
-from helpers.observer import Observer
 from helpers.predictor import STOPPING, DeadlineExceeded, Prediction, Predictor, PredictorClosed
+from helpers.recorder import Recorder
 from helpers.upload import read_files
 
 DECODERS = 4  # threads; each may need 200 MB for the largest image that is accepted
@@ -26,8 +26,8 @@ class Inference:
     A request whose client leaves while it waits is taken out of the queue.
     """
 
-    def __init__(self, predictor: Predictor, observer: Observer) -> None:
-        self.predictor, self.observer = predictor, observer
+    def __init__(self, predictor: Predictor, recorder: Recorder) -> None:
+        self.predictor, self.recorder = predictor, recorder
         self._decoders: ThreadPoolExecutor | None = None
 
     @contextmanager
@@ -80,8 +80,7 @@ class Inference:
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {self.predictor.deadline_s:g} s; try again") from None
         seconds = perf_counter() - started
-        for prediction in answer if isinstance(answer, list) else (answer,):
-            self.observer.put(prediction, seconds)
+        self.recorder.put(request.state.request_id, answer if isinstance(answer, list) else (answer,), seconds)
         return answer, seconds
 
     async def _wait(self, request, answer):

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ class Prediction:
         probabilities: float32 (classes,).
         class_names: of that version, in index order.
         seconds: in the queue and in the engine.
+        model, image: what gave it, and for what, uint8 (32, 32, 3).
+        scores: of this image alone: each array has one row.
     """
 
     class_index: int
@@ -57,6 +60,13 @@ class Prediction:
     class_names: tuple[str, ...]
     version: str
     seconds: float
+    model: LoadedModel
+    image: np.ndarray
+    scores: Scores
+
+    @property
+    def confidence(self) -> float:
+        return float(self.probabilities[self.class_index])
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ class Predictor:
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
         self._closed = False
+        self.on_batch: Callable[[int, float], None] = lambda images, seconds: None  # told of each batch in the engine
         self._worker = threading.Thread(target=self._work, name="predictor", daemon=True)
         self._worker.start()
 
@@ -204,7 +215,7 @@ class Predictor:
     def _predict(self, images):
         model = self._model  # read once: a swap must not split a batch
         try:
-            return model, model.predict(images).probabilities
+            return model, model.predict(images)
         except ModelRejected:
             with self._changed:
                 if self._model is model:  # nobody has changed it meanwhile
@@ -213,22 +224,26 @@ class Predictor:
                     self._model, self._previous = self._previous, None
                 before, model = model, self._model
             log.exception("version %s failed; version %s serves again", before.version, model.version)
-            return model, model.predict(images).probabilities
+            return model, model.predict(images)
 
     def _answer(self, jobs):
         images = np.concatenate([job.images for job in jobs])
+        started = time.monotonic()
         try:
-            model, probabilities = self._predict(images)
+            model, scores = self._predict(images)
         except Exception as error:
             log.exception("a batch of %d images failed on version %s", len(images), self._model.version)
             for job in jobs:
                 job.future.set_exception(error)
             return
         self._recent.extend(images)
-        names, now, indices, at = model.labels.fine, time.monotonic(), probabilities.argmax(axis=1).tolist(), 0
+        names, now, version = model.labels.fine, time.monotonic(), model.version
+        indices, at = scores.probabilities.argmax(axis=1).tolist(), 0
+        self.on_batch(len(images), now - started)
         for job in jobs:
+            about = (names, version, now - job.arrived, model)
             answers = [
-                Prediction(indices[i], names[indices[i]], probabilities[i], names, model.version, now - job.arrived)
+                Prediction(indices[i], names[indices[i]], scores.probabilities[i], *about, images[i], scores.row(i))
                 for i in range(at, at + len(job.images))
             ]
             at += len(answers)

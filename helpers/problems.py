@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from helpers.bundle import BundleError
+from helpers.feedback import LabelConflict, LogUnavailable, UnknownRequest, WrongPosition
 from helpers.images import DamagedImage, ImageTooLarge, UnsupportedImage
 from helpers.model_dir import ModelDirError
 from helpers.predictor import DeadlineExceeded, ModelRejected, PredictorClosed, QueueFull
@@ -30,6 +31,7 @@ PREDICTION_ERRORS = {
     PredictorClosed: 503,
     DeadlineExceeded: 504,
 }
+FEEDBACK_ERRORS = {UnknownRequest: 404, LabelConflict: 409, WrongPosition: 422, LogUnavailable: 503}
 LOAD_ERRORS = {
     ModelDirError: 400,
     UnknownModel: 404,
@@ -78,8 +80,10 @@ def handle_errors(app: FastAPI) -> None:
         key = "error" if request.url.path.startswith("/v2") else "detail"  # as the protocols have it
         return JSONResponse({key: sentence}, status, headers)
 
-    async def failed_prediction(request, error):
-        status = next(code for kind, code in PREDICTION_ERRORS.items() if isinstance(error, kind))
+    known = PREDICTION_ERRORS | FEEDBACK_ERRORS
+
+    async def failed(request, error):
+        status = next(code for kind, code in known.items() if isinstance(error, kind))
         return problem(request, status, str(error), RETRY if status == 503 else None)
 
     async def invalid(request, error):
@@ -97,8 +101,8 @@ def handle_errors(app: FastAPI) -> None:
         return problem(request, 400, "the client left before its request was whole")
 
     app.add_exception_handler(ClientDisconnect, gone)
-    for kind in PREDICTION_ERRORS:
-        app.add_exception_handler(kind, failed_prediction)
+    for kind in known:
+        app.add_exception_handler(kind, failed)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(Exception, unexpected)

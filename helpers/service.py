@@ -12,16 +12,19 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from helpers.answers import HOME_PAGE, MANY_IMAGES, ONE_IMAGE, BatchAnswer, Message, ModelCard, PredictionAnswer, Status
 from helpers.guard import RequestFrame, admin_guard
 from helpers.inference import Inference
-from helpers.monitoring import Monitor
-from helpers.observer import Observer
+from helpers.metrics import Metrics
+from helpers.monitoring_routes import monitoring_routes
 from helpers.open_inference import open_inference_routes
+from helpers.prediction_log import PredictionLog
 from helpers.predictor import RECENT, LoadedModel, Predictor
 from helpers.problems import LOAD_ERRORS, RETRY, handle_errors, problems, without_paths
+from helpers.recorder import Recorder
 from helpers.swap import Swapper
+from helpers.watch import Watch
 
 MAX_BODY_BYTES = 16 * 2**20
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 def create_app(
@@ -29,7 +32,8 @@ def create_app(
     load: Callable[[str], LoadedModel],
     model_dir: str,
     *,
-    monitor: Monitor | None = None,
+    log: PredictionLog | None = None,
+    watch: Watch | None = None,
     admin_token: str | None = None,
     require_token: bool = False,
     max_body_bytes: int = MAX_BODY_BYTES,
@@ -40,19 +44,21 @@ def create_app(
         load: gives the checked model for a model_dir; called in a thread, one call at a time.
         model_dir: where the model of `predictor` came from; what `/reload_model` loads again.
         max_body_bytes: of a request; more is answered 413.
-        monitor: told of each prediction after it was made, in order; what it raises is logged.
+        log: takes each prediction after it was made, in order; stays the caller's to close.
+        watch: follows drift and accuracy.
         admin_token: bearer token that `/reload_model` and `/change_model` ask for.
         require_token: True where others than this machine can reach the server: without a token these two then
             answer 403. False without a token: they are open to this machine's own address.
     """
-    observer = Observer(monitor)
-    inference = Inference(predictor, observer)
+    metrics = Metrics()
+    recorder = Recorder(log, metrics, watch)
+    inference = Inference(predictor, recorder)
+    predictor.on_batch = metrics.ran
 
     @asynccontextmanager
     async def lifespan(app):
-        with inference.running():
-            async with observer.running():
-                yield
+        with inference.running(), recorder.running():
+            yield
 
     app = FastAPI(
         title="CIFAR-100 classifier",
@@ -62,15 +68,18 @@ def create_app(
         openapi_tags=[
             {"name": "predictions", "description": "Pictures in, class names out."},
             {"name": "model", "description": "Which model answers, and changing it without a pause."},
+            {"name": "monitoring", "description": "What it did, whether the pictures changed, and how right it was."},
             {"name": "health", "description": "For load balancers and container probes."},
             {"name": "open inference protocol", "description": "For clients that speak version 2 of it."},
         ],
     )
     app.state.draining = False
-    app.state.observer = observer
-    app.add_middleware(RequestFrame, max_body_bytes=max_body_bytes)
+    app.state.recorder = recorder
+    app.add_middleware(RequestFrame, max_body_bytes=max_body_bytes, answered=metrics.answered)
     app.include_router(_prediction_routes(inference))
-    app.include_router(_model_routes(Swapper(predictor, load, model_dir), admin_guard(admin_token, require_token)))
+    swapper, guard = Swapper(predictor, load, model_dir), admin_guard(admin_token, require_token)
+    app.include_router(_model_routes(swapper, guard, metrics))
+    app.include_router(monitoring_routes(recorder, predictor, admin_token))
     app.include_router(_health_routes(inference))
     app.include_router(open_inference_routes(inference))
     handle_errors(app)
@@ -126,7 +135,7 @@ def _json(answer):
     return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
 
-def _model_routes(swapper, guard):
+def _model_routes(swapper, guard, metrics):
     router = APIRouter(tags=["model"])
     admin = APIRouter(dependencies=[Depends(guard)], responses=problems(400, 401, 403, 404, 409, 422, 500, 503))
     Replayed = Annotated[int, Query(ge=0, le=RECENT, description="recent images to compare both models on")]
@@ -134,12 +143,15 @@ def _model_routes(swapper, guard):
     async def done(change, *arguments) -> Message:
         old = swapper.predictor.model.version
         try:
-            return Message.of(await anyio.to_thread.run_sync(change, *arguments))
+            swap = await anyio.to_thread.run_sync(change, *arguments)
+            metrics.swapped("done")
+            return Message.of(swap)
         except Exception as error:
             status = next((code for kind, code in LOAD_ERRORS.items() if isinstance(error, kind)), 500)
+            metrics.swapped("busy" if status == 409 else "refused" if status < 500 else "failed")
             reason = without_paths(str(error))
             if status == 500:
-                log.exception("could not change the model")
+                _logger.exception("could not change the model")
                 reason = "the model could not be loaded; the server's log says why"
             after = "" if status == 409 else f"; version {old} goes on serving"
             raise HTTPException(status, reason + after, RETRY if status in (409, 503) else None) from error

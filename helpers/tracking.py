@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 PROJECT = "mlops-midterm"
 MODES = ("online", "offline", "disabled")
 
-_PROBE_TIMEOUT_S = 3.0
+_PROBE_TIMEOUT_S = 1.0
 _INIT_TIMEOUT_S = 10.0
 _FINISH_TIMEOUT_S = 15.0
 _logger = logging.getLogger(__name__)
+
+
+class NoApiKey(LookupError):
+    """No key for the W&B server, or one that others can read."""
 
 
 def start_run(
@@ -49,22 +53,35 @@ def start_run(
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
         if mode == "online":
-            key, obstacle = _find_key_and_server()
-            if not obstacle:
-                try:
-                    return _open(job_type, group, config, "online", directory, key)
-                except Exception as error:
-                    _logger.debug("wandb.init failed", exc_info=True)
-                    obstacle = f"W&B refused the run ({_first_line(error)})"
-            _logger.warning(
-                "%s; this run is recorded offline, send it later with: wandb sync %s",
-                obstacle,
-                Path(directory) / "wandb" / "offline-run-*",
-            )
+            try:
+                return connect_run(job_type, group=group, config=config, directory=directory)
+            except (NoApiKey, ConnectionError) as error:
+                files = Path(directory) / "wandb" / "offline-run-*"
+                _logger.warning("%s; this run is recorded offline, send it later with: wandb sync %s", error, files)
         return _open(job_type, group, config, "offline", directory, None)
     except Exception:
         _logger.exception("W&B cannot record this run; the work goes on without it")
         return None
+
+
+def connect_run(
+    job_type: str, *, group: str = "", config: dict | None = None, directory: str | Path, run_id: str | None = None
+) -> "Run":
+    """An online run, or an error; arguments as `start_run`.
+
+    Args:
+        run_id: of a run that is gone on with, if the server has it; its `starting_step` is the first that it lacks.
+
+    Raises:
+        NoApiKey: if there is none; asking again will not help.
+        ConnectionError: if the server gives no answer within a second, or refuses the run.
+    """
+    key = _find_key_and_server()
+    try:
+        return _open(job_type, group, config, "online", directory, key, run_id)
+    except Exception as error:
+        _logger.debug("wandb.init failed", exc_info=True)
+        raise ConnectionError(f"W&B refused the run ({_first_line(error)})") from error
 
 
 def log(run: "Run | None", values: dict[str, object]) -> None:
@@ -100,7 +117,7 @@ def finish_run(run: "Run | None", timeout: float = _FINISH_TIMEOUT_S) -> bool:
     return False
 
 
-def _open(job_type: str, group: str, config: dict | None, mode: str, directory: str | Path, key: str | None) -> "Run":
+def _open(job_type, group, config, mode, directory, key, run_id=None) -> "Run":
     import wandb
 
     wishes = {
@@ -127,27 +144,29 @@ def _open(job_type: str, group: str, config: dict | None, mode: str, directory: 
         config=config,
         mode=mode,
         dir=str(directory),
+        id=run_id,
+        resume="allow" if run_id else None,
         settings=wandb.Settings(**known),
     )
 
 
-def _find_key_and_server() -> tuple[str, str]:
-    """The API key and "", or "" and the reason why there can be no online run."""
+def _find_key_and_server() -> str:
+    """The API key, where the server answers; NoApiKey or ConnectionError elsewhere."""
     import wandb
 
     server = wandb.setup().settings.base_url
     try:
         key = secret("WANDB_API_KEY") or _stored_key(server)
     except OSError as error:
-        return "", f"W&B has no API key ({_first_line(error)})"
+        raise NoApiKey(f"W&B has no API key ({_first_line(error)})") from error
     if not key:
-        return "", "W&B has no API key (set WANDB_API_KEY or WANDB_API_KEY_FILE, or run: wandb login)"
+        raise NoApiKey("W&B has no API key (set WANDB_API_KEY or WANDB_API_KEY_FILE, or run: wandb login)")
     try:
         # Asked first, because wandb.init takes up to 100 s to give up and then holds back the interpreter's exit.
         _within(_PROBE_TIMEOUT_S, lambda: _probe(server))
     except (OSError, ValueError, HTTPException) as error:
-        return "", f"W&B cannot be reached at {server} ({_first_line(error)})"
-    return key, ""
+        raise ConnectionError(f"W&B cannot be reached at {server} ({_first_line(error)})") from error
+    return key
 
 
 def _probe(server: str) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,11 @@ from benchmarks.load import closed_loop, get, open_loop, post_file
 from helpers.client import encode_png
 from helpers.graph import read_weights
 from helpers.hosting import Server
+from helpers.log_reader import LogReader
+from helpers.metrics import Metrics
+from helpers.prediction_log import PredictionLog
 from helpers.predictor import Predictor, load_model
+from helpers.recorder import Recorder
 from helpers.service import create_app
 from helpers.workspace import ROOT
 
@@ -220,3 +225,51 @@ def test_a_server_that_is_told_to_stop_finishes_what_it_has(tmp_path, count):
             load = asking.result(60)
         assert set(load.statuses) <= {200, 0}  # 0: the connection was closed while the server stopped, or refused after
         assert load.statuses[200] > 0
+
+
+def test_a_log_that_is_read_while_it_is_written_keeps_memory_flat_and_loses_nothing(models, tmp_path, count):
+    predictor = Predictor(models.first)
+    predictions = predictor.submit_many(IMAGES).result(10)
+    predictor.close()
+    rounds, resident = count(2_000, 12_500), []  # of eight predictions
+    with closing(PredictionLog(tmp_path / "log.db", max_rows=20_000)) as log:
+        recorder = Recorder(log, Metrics(), interval_s=0.05)
+        with recorder.running():
+            for part in range(5):
+                for number in range(rounds // 5):
+                    while recorder.waiting > 2000:
+                        time.sleep(0.002)
+                    recorder.put(f"{part}-{number}", predictions, 0.002)
+                recorder.flush()
+                resident.append(memory())
+        with LogReader(log.path) as reader:
+            assert reader.last == rounds * 8
+    assert recorder.lost == 0
+    assert resident[-1] <= 1.05 * resident[1]
+
+
+def test_a_server_that_is_killed_loses_a_second_of_its_log_at_most_and_says_how_much(tmp_path, count):
+    requests, log, environment = [post_file("/predict", encode_png(IMAGES[0]))], tmp_path / "log.db", dict(os.environ)
+    environment["SUITE_BUCKET"] = (tmp_path / "store").as_uri()
+    kept = 0
+    for trial in range(count(1, 50)):
+        command = [sys.executable, "-m", "helpers.hosting", "--port", "0", "--log", str(log)]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            port = int(process.stdout.readline().rpartition(":")[2])
+            load = asyncio.run(closed_loop(port, requests, 2, seconds=2 + 0.01 * trial))
+            process.kill()
+        with closing(PredictionLog(log)) as after:
+            said, written = after.gap, rows_of(log) - kept
+        kept += written
+        missing = int(said.split(", and ")[1].split()[0]) if said else 0
+        answered = load.statuses[200]
+        assert answered <= written + missing <= answered + 2  # two may have been under way
+        assert missing <= answered / 2  # what a second brings
+        assert written > 0
+
+
+def rows_of(log):
+    with LogReader(log) as reader:
+        return reader.last

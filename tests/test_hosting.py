@@ -18,6 +18,7 @@ from held_model import HeldModel, wait_until
 from test_service import PNG, send
 
 from helpers.hosting import HostingError, Server, is_loopback, main
+from helpers.log_reader import LogReader
 from helpers.predictor import Predictor, load_model
 from helpers.registry import Registry
 from helpers.service import create_app
@@ -242,6 +243,30 @@ def test_the_command_serves_production_and_stops_at_sigterm(bucket, bundle, tmp_
         process.send_signal(signal.SIGTERM)
         rest, errors = process.communicate(timeout=15)
         assert (process.returncode, rest, errors) == (0, "", "")
+
+
+def test_the_command_keeps_a_log_where_it_is_told_and_goes_on_with_it(bucket, tmp_path):
+    log = tmp_path / "logs" / "predictions.db"
+    for times in (1, 2):
+        with command("--bucket", bucket, "--log", log, "--log-images", XDG_CACHE_HOME=str(tmp_path)) as process:
+            _, url = first_line(process)
+            with httpx2.Client(base_url=url, verify=False) as client:
+                assert [send(client).status_code for _ in range(3)] == [200] * 3
+            process.send_signal(signal.SIGTERM)
+            assert process.communicate(timeout=15) == ("", "")
+        with LogReader(log) as reader:
+            assert len(reader.rows()) == 3 * times
+            assert all(len(row["image"]) == 3072 for row in reader.rows())
+
+
+def test_a_log_that_is_none_ends_the_command_with_one_sentence_and_stays(bucket, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "notes.txt").write_text("not a log, but something somebody needs" * 20)
+    assert main(["--bucket", str(bucket), "--port", "0", "--log", str(tmp_path / "notes.txt")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/notes.txt cannot be read as a prediction log (")
+    assert error.count("\n") == 1
+    assert (tmp_path / "notes.txt").read_text().startswith("not a log, but")
 
 
 def test_sigterm_lets_requests_under_way_finish(bucket, tmp_path):

@@ -11,7 +11,7 @@ from helpers import ORDER
 from helpers.workspace import ROOT
 
 # Heavy, or of services that may be absent: the serving wing imports them inside functions, if at all.
-HEAVY = {"tensorflow", "keras", "google", "wandb", "pyngrok", "matplotlib", "seaborn", "pandas"}
+HEAVY = {"tensorflow", "keras", "google", "wandb", "pyngrok", "matplotlib", "seaborn", "pandas", "pyarrow"}
 
 
 @cache
@@ -78,12 +78,12 @@ def test_a_module_says_what_it_is_for(name):
 
 
 def test_the_serving_wing_is_what_we_think_it_is():
-    known = {"storage", "images", "bundle", "registry", "predictor", "monitoring", "service", "tunnel", "hosting"}
+    known = {"storage", "images", "bundle", "registry", "predictor", "prediction_log", "service", "tunnel", "hosting"}
     assert known <= serving_wing()
     assert not serving_wing() & {"dataset", "training", "figures", "execution", "report"}
 
 
-@pytest.mark.parametrize("name", sorted({*serving_wing(), "tracking", "drift"}))
+@pytest.mark.parametrize("name", sorted({*serving_wing(), "tracking", "wandb_sink", "drift"}))
 def test_the_serving_wing_imports_nothing_heavy_at_start_up(name):
     top = {item.split(".")[0] for item in imports_in(at_start_up(name))}
     assert not top & HEAVY

@@ -7,7 +7,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import httpx2
@@ -19,7 +19,9 @@ from PIL import Image
 
 from helpers.graph import read_weights
 from helpers.hosting import Server
+from helpers.log_reader import LogReader
 from helpers.model_dir import resolve
+from helpers.prediction_log import PredictionLog
 from helpers.predictor import ModelRejected, Predictor, load_model
 from helpers.registry import Registry
 from helpers.service import create_app
@@ -613,37 +615,28 @@ def test_a_server_that_stops_is_live_but_not_ready(shop):
         assert response.json() == {"detail": "the server is stopping; send requests elsewhere"}
 
 
-class Notebook:
-    """A monitor that notes what it is told, and may be slow or fail."""
-
-    def __init__(self, act=lambda: None):
-        self.act, self.seen = act, []
-
-    def observe(self, prediction, seconds):
-        self.seen.append((prediction.class_name, seconds))
-        self.act()
-
-
-def test_the_monitor_is_told_of_each_prediction_in_order(shop):
-    monitor = Notebook()
-    images = np.random.default_rng(7).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    with serve(shop, monitor=monitor) as service:
-        names = [send(service.client, encode(Image.fromarray(image))).json() for image in images]
-        send(service.client, b"no image")
-    assert [name for name, _ in monitor.seen] == names
-    assert all(0 < seconds < 5 for _, seconds in monitor.seen)
-
-
-def test_a_monitor_that_fails_or_is_slow_breaks_no_request(shop, caplog):
-    def fail():
-        time.sleep(0.3)
-        raise RuntimeError("dashboard gone")
-
-    with serve(shop, monitor=Notebook(fail)) as service:
-        start = time.monotonic()
-        assert [send(service.client).status_code for _ in range(4)] == [200] * 4
-        assert time.monotonic() - start < 0.3
-    assert "the monitor failed on a prediction; its answer was given" in caplog.text
+def test_every_prediction_of_every_route_is_in_the_log_under_its_request_id(shop, tmp_path):
+    with closing(PredictionLog(tmp_path / "log.db")) as log:
+        with serve(shop, log=log) as service:
+            client = service.client
+            inputs = [
+                {"name": "images", "datatype": "UINT8", "shape": [2, 32, 32, 3], "data": IMAGES[:2].ravel().tolist()}
+            ]
+            answers = [
+                send(client),
+                send(client, route="/predict"),
+                client.post("/predict_batch", content=npy(IMAGES[:3]), headers={"content-type": "application/x-npy"}),
+                client.post("/v2/models/tiny/infer", json={"inputs": inputs}),
+            ]
+            assert send(client, b"no image").status_code == 415
+        with LogReader(log.path) as reader:
+            rows = reader.rows()
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    assert [row["request_id"] for row in rows] == [ids[0], ids[1], *[ids[2]] * 3, *[ids[3]] * 2]
+    assert [row["class_name"] for row in rows[2:5]] == answers_of(shop.models[0], IMAGES[:3])
+    assert rows[0]["class_name"] == answers[0].json()
+    assert {row["version"] for row in rows} == {shop.good}
+    assert all(0 < row["seconds"] < 5 for row in rows)
 
 
 def test_every_answer_has_an_id_and_security_headers(client):
@@ -686,6 +679,9 @@ def test_the_openapi_document_describes_every_route(client):
         ("GET", "/change_model"),
         ("POST", "/change_model"),
         ("GET", "/model"),
+        ("GET", "/metrics"),
+        ("GET", "/drift"),
+        ("POST", "/feedback"),
         ("GET", "/health/live"),
         ("GET", "/health/ready"),
         ("GET", "/v2"),

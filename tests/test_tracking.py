@@ -5,20 +5,17 @@ import json
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 
 from helpers import tracking
-from helpers.monitoring import Monitor, RunningStatistics, WandbSink
-from helpers.predictor import Prediction
 from helpers.tracking import finish_run, start_run
+from helpers.wandb_file import read_history, read_records
 from helpers.workspace import ROOT
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # W&B checks that a key has 40 characters
@@ -53,23 +50,9 @@ def unused_port():
 
 
 def records(directory):
-    """Every record of the one ``.wandb`` file under `directory`: a LevelDB log (32 KiB blocks) of protobuf messages."""
-    from wandb.proto import wandb_internal_pb2 as pb
-
+    """Every record of the one ``.wandb`` file under `directory`."""
     (file,) = directory.rglob("*.wandb")
-    data, position, message = file.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        length, kind = struct.unpack("<HB", data[position + 4 : position + 7])
-        message += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or last part
-            yield pb.Record.FromString(message)
-            message = b""
+    return list(read_records(file))
 
 
 def recorded(directory):
@@ -81,11 +64,8 @@ def recorded(directory):
     found = list(records(directory))
     (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    history = [
-        {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
-        for record in found
-        if record.WhichOneof("record_type") == "history"
-    ]
+    (file,) = directory.rglob("*.wandb")
+    history = read_history(file)
     return run, config, [{k: v for k, v in step.items() if not k.startswith("_")} for step in history], found
 
 
@@ -116,32 +96,6 @@ def test_an_offline_run_holds_its_names_its_config_and_what_was_logged(tmp_path,
     assert [path.name for path in (tmp_path / "out" / "deep").iterdir()] == ["wandb"]
     assert capfd.readouterr() == ("", "")
     assert environment_without_service() == environment
-
-
-def test_the_monitors_scalars_arrive_in_wandb_under_the_dashboards_names(tmp_path):
-    run = start_run("monitor", directory=tmp_path)
-    sink = WandbSink(run)
-    monitor = Monitor(RunningStatistics(), sink)
-    for seconds, index in ((0.5, 2), (1.5, 6)):
-        monitor.observe(Prediction(index, "name", np.full(100, 0.01, np.float32), (), "v1", seconds), seconds)
-    assert sink.close() == 0
-    assert finish_run(run)
-    assert recorded(tmp_path)[2] == [
-        {
-            "Prediction Time": 0.5,
-            "Average Prediction Time": 0.5,
-            "Output": 2,
-            "Average Output": 2,
-            "Most Occurring Output": 2,
-        },
-        {
-            "Prediction Time": 1.5,
-            "Average Prediction Time": 1,
-            "Output": 6,
-            "Average Output": 4,
-            "Most Occurring Output": 2,
-        },
-    ]
 
 
 def test_no_secret_no_command_line_and_no_git_state_is_recorded(tmp_path, monkeypatch):
