@@ -45,6 +45,7 @@ ORDER = (
     "monitoring",
     "observer",
     "upload",
+    "rate_limit",
     "inference",
     "swap",
     "problems",

@@ -161,6 +161,7 @@ def _serve(arguments, stop):
         model_dir,
         admin_token=secret("SUITE_ADMIN_TOKEN"),
         require_token=not is_loopback(arguments.host),
+        rate_limit=arguments.rate_limit,
     )
     try:
         with Server(app, arguments.host, arguments.port) as server:
@@ -188,6 +189,11 @@ def _parser():
     )
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--engine", default="auto", choices=["auto", "openvino", "keras"])
+    parser.add_argument(
+        "--rate-limit",
+        metavar="RATE",
+        help="predictions of one client address, e.g. 60/minute; else as many as it likes",
+    )
     return parser
 
 
