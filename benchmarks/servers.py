@@ -1,6 +1,5 @@
 """The servers that are compared: how each is started, what a request to it looks like, and what it costs."""
 
-import asyncio
 import base64
 import json
 import os
@@ -14,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import uvloop
 
 from benchmarks.load import closed_loop, post, post_file
 from helpers.workspace import ROOT
@@ -148,7 +149,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _answers(port, request, right):
-    load = asyncio.run(closed_loop(port, [request], 1, rounds=1))
+    load = uvloop.run(closed_loop(port, [request], 1, rounds=1))
     return load.statuses[200] and any(f'"{right}"'.encode() in body for body in load.bodies)
 
 

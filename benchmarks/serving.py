@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
+import uvloop
 
 from benchmarks.load import Load, closed_loop, get, open_loop
 from benchmarks.measuring import conclude, summarise
@@ -65,7 +66,7 @@ def measure_loads(servers: dict[str, Running], files: list[bytes], connections: 
     for repeat in range(options.repeats + 1):  # the first warms
         for name in list(servers)[:: -1 if repeat % 2 else 1]:
             before, own = cpu_seconds(servers[name].pid), time.process_time()
-            load = asyncio.run(closed_loop(servers[name].port, requests[name], connections, options.seconds))
+            load = uvloop.run(closed_loop(servers[name].port, requests[name], connections, options.seconds))
             own, cpu = time.process_time() - own, cpu_seconds(servers[name].pid) - before
             if repeat:
                 samples[name].append(_sample(load, cpu, own))
@@ -81,7 +82,7 @@ def measure_overload(port: int, requests: list[bytes], capacity: float, seconds:
             open_loop(port, [get("/health/live")], 20, seconds, seed=1),
         )
 
-    load, probes = asyncio.run(both())
+    load, probes = uvloop.run(both())
     answers = load.as_dict()
     return answers | {
         "offered": 2 * capacity,
@@ -104,7 +105,7 @@ def measure_swaps(port: int, requests: list[bytes], swaps: int) -> dict:
         done.set()
         return seconds, await asking
 
-    seconds, load = asyncio.run(both())
+    seconds, load = uvloop.run(both())
     return {"seconds": summarise(seconds), **load.as_dict()}
 
 
@@ -135,7 +136,7 @@ def run(options) -> dict:
                 result["loads"][f"{kind} {connections}"] = measure_loads(servers, files[kind], connections, options)
         if "ours" in servers:
             port, requests = servers["ours"].port, [ARMS["ours"].encode(data) for data in files["PNG"]]
-            capacity = asyncio.run(closed_loop(port, requests, 64, options.seconds)).as_dict()["requests_per_second"]
+            capacity = uvloop.run(closed_loop(port, requests, 64, options.seconds)).as_dict()["requests_per_second"]
             result["overload"] = measure_overload(port, requests, capacity, 3 * options.seconds)
             result["swap"] = measure_swaps(port, requests, options.repeats)
     return result
