@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help run test test-long lab serve evaluate lock lint format clean bench-training bench-ablation bench-serving bench-drift
 
 VENV := .venv
+PEERS := .peers
 BIN := $(VENV)/bin
 UV ?= $(BIN)/uv
 
@@ -27,8 +28,8 @@ test: $(VENV)/test.stamp ## run all tests and the notebooks (ARGS="-k storage")
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=900 --timeout=900 tests notebooks $(ARGS) && \
 	echo "all is well; 'make run' runs the suite, 'make help' lists what else there is"
 
-test-long: $(VENV)/test.stamp ## the service under full counts of mutated images, swaps, aborts and restarts (about an hour)
-	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py $(ARGS)
+test-long: $(VENV)/test.stamp ## the service under full counts of odd requests, mutated images, swaps and restarts (about two hours)
+	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py tests/test_openapi.py $(ARGS)
 
 lab: $(VENV)/run.stamp ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks $(ARGS)
@@ -44,7 +45,9 @@ lock: $(VENV)/test.stamp ## renew requirements/*.lock from pyproject.toml (ARGS=
 	@$(call compile,test,--extra test --constraint requirements/run.lock)
 	@$(call compile,gpu,--extra gpu --constraint requirements/run.lock)
 	@$(call compile,bench,--extra bench --constraint requirements/run.lock)
-	@echo "requirements/run.lock, test.lock, gpu.lock and bench.lock are up to date"
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(ARGS) \
+	  requirements/peers.in --output-file requirements/peers.lock
+	@echo "requirements/run.lock, test.lock, gpu.lock, bench.lock and peers.lock are up to date"
 
 compile = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-annotate --no-header $(2) $(ARGS) pyproject.toml --output-file requirements/$(1).lock
@@ -61,14 +64,15 @@ bench-training: $(VENV)/run.stamp ## measure training beside stock Keras; benchm
 bench-ablation: $(VENV)/run.stamp ## measure what each part of training is worth (ARGS="--seconds 300")
 	@$(BIN)/python -m benchmarks.ablation $(ARGS)
 
-bench-serving: $(VENV)/run.stamp ## measure serving beside the original's way (ARGS="--connections 1 32")
+bench-serving: $(VENV)/run.stamp ## measure serving beside the original's way and five peers (ARGS="--connections 1 32")
+	@$(MAKE) $(PEERS)/peers.stamp || echo "the peers cannot be installed; the table names them as not measured"
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
 bench-drift: $(VENV)/bench.stamp ## measure drift alarms, false and true, beside other tests (ARGS="--river ADWIN")
 	@$(BIN)/python -m benchmarks.drift $(ARGS)
 
-clean: ## remove the environment and caches (runs/ and store/ stay)
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the environments and caches (runs/ and store/ stay)
+	@rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The test lock holds all of the run lock, so one environment serves both, in either order.
@@ -83,6 +87,13 @@ $(VENV)/test.stamp: requirements/test.lock | $(BIN)/python
 # Only what benchmarks compare with; it needs nothing that the run lock does not hold in the same version.
 $(VENV)/bench.stamp: requirements/bench.lock $(VENV)/run.stamp
 	@$(call install,bench)
+	@touch $@
+
+# The benchmark's peers want other versions than the suite does.
+$(PEERS)/peers.stamp: requirements/peers.lock | $(BIN)/python
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	@echo "installing the packages of requirements/peers.lock into $(PEERS), some minutes the first time ..."
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/peers.lock
 	@touch $@
 
 install = echo "installing the packages of requirements/$(1).lock into $(VENV), some minutes the first time ..." && \

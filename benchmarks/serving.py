@@ -1,73 +1,43 @@
-"""Serving on a processor: this suite's service beside the original's way, and both beside the bare engine.
+"""Serving on a processor: this suite's service beside the original's way and its peers, and all beside the bare engine.
 
-    python -m benchmarks.serving          about 5 minutes on two cores; --help lists the options
+    python -m benchmarks.serving          about 20 minutes on two cores; --help lists the options
 
 The arms alternate (A B B A) for each number of connections, each warmed first; medians with bootstrap 95 % intervals.
-Clients send the next request when they have the answer (closed loop), and share the processor with the server, so the
-server's own processor time is measured beside requests per second. Overload is an open loop: requests come by chance,
-twice as many a second as the server can answer, whatever becomes of those before.
+Clients send the next request when they have the answer (closed loop), and share the processors with the servers, so a
+server's own processor time is measured beside requests per second. Nothing is pinned: a server kept off the client's
+processor would have one of two left, and what is asked is what all of them give. Overload is an open loop: requests
+come by chance, twice as many a second as the server can answer, whatever becomes of those before.
 """
 
 import argparse
 import asyncio
-import os
-import socket
-import subprocess
+import json
 import sys
-import tempfile
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
+import httpx2
 import numpy as np
+import uvloop
 
-from benchmarks.load import Load, closed_loop, get, open_loop, post_file
+from benchmarks.load import Load, closed_loop, get, open_loop
 from benchmarks.measuring import conclude, summarise
+from benchmarks.servers import ARMS, NotStarted, Running, cpu_seconds, running
 from helpers.client import encode_png
 from helpers.dataset import load_dataset
 from helpers.images import decode_image
-from helpers.loader import load_model
+from helpers.loader import LoadedModel, load_model
 from helpers.workspace import ROOT
 
 RESULT = Path(__file__).parent / "results" / "serving.json"
-ARMS = {"ours": ("helpers.hosting", "--port"), "original": ("benchmarks.original",)}
-START_S = 120
+KINDS = ("PNG", "JPEG")
 
 
-@contextmanager
-def server(name: str, request: bytes):
-    """A process that serves; gives port, process id, and seconds from its start to its first answer."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as empty:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", *ARMS[name], str(port)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            env=os.environ | {"SUITE_BUCKET": Path(empty).as_uri(), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        try:
-            while not asyncio.run(closed_loop(port, [request], 1, rounds=1)).latencies:
-                if process.poll() is not None or time.perf_counter() - started > START_S:
-                    raise SystemExit(f"the server of arm {name!r} did not start")
-                time.sleep(0.005)
-            yield port, process.pid, time.perf_counter() - started
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process and its threads so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def measure_engine(files: list[bytes], repeats: int) -> dict:
+def measure_engine(model: LoadedModel, files: list[bytes], repeats: int) -> dict:
     """The bare engine on decoded files: milliseconds of one image, and processor milliseconds an image in batches."""
-    model, measured = load_model(ROOT / "model"), {"one_ms": [], "batch_cpu_ms": [], "batch_ms": []}
+    measured = {"one_ms": [], "batch_cpu_ms": [], "batch_ms": []}
     for _ in range(repeats):
         times = []
         for data in files:
@@ -89,17 +59,17 @@ def measure_engine(files: list[bytes], repeats: int) -> dict:
     return {name: summarise(values) for name, values in measured.items()} | {"engine": model.precision}
 
 
-def measure_loads(servers: dict, requests: list[bytes], connections: int, options) -> dict:
+def measure_loads(servers: dict[str, Running], files: list[bytes], connections: int, options) -> dict:
     """Each server under `connections` closed-loop clients, in turns."""
     samples = {name: [] for name in servers}
+    requests = {name: [ARMS[name].encode(data) for data in files] for name in servers}
     for repeat in range(options.repeats + 1):  # the first warms
         for name in list(servers)[:: -1 if repeat % 2 else 1]:
-            port, pid, _ = servers[name]
-            before = cpu_seconds(pid)
-            load = asyncio.run(closed_loop(port, requests, connections, options.seconds))
-            cpu = cpu_seconds(pid) - before
+            before, own = cpu_seconds(servers[name].pid), time.process_time()
+            load = uvloop.run(closed_loop(servers[name].port, requests[name], connections, options.seconds))
+            own, cpu = time.process_time() - own, cpu_seconds(servers[name].pid) - before
             if repeat:
-                samples[name].append(_sample(load, cpu))
+                samples[name].append(_sample(load, cpu, own))
     return {name: _summarise(values) for name, values in samples.items()}
 
 
@@ -112,7 +82,7 @@ def measure_overload(port: int, requests: list[bytes], capacity: float, seconds:
             open_loop(port, [get("/health/live")], 20, seconds, seed=1),
         )
 
-    load, probes = asyncio.run(both())
+    load, probes = uvloop.run(both())
     answers = load.as_dict()
     return answers | {
         "offered": 2 * capacity,
@@ -121,54 +91,90 @@ def measure_overload(port: int, requests: list[bytes], capacity: float, seconds:
     }
 
 
+def measure_swaps(port: int, requests: list[bytes], swaps: int) -> dict:
+    """The model loaded anew `swaps` times under eight clients: seconds of each, and what the clients saw meanwhile."""
+
+    async def both():
+        done, seconds = threading.Event(), []
+        asking = asyncio.create_task(closed_loop(port, requests, 8, until=done))
+        async with httpx2.AsyncClient(timeout=60) as client:
+            for _ in range(swaps):
+                started = time.perf_counter()
+                (await client.get(f"http://127.0.0.1:{port}/reload_model")).raise_for_status()
+                seconds.append(time.perf_counter() - started)
+        done.set()
+        return seconds, await asking
+
+    seconds, load = uvloop.run(both())
+    return {"seconds": summarise(seconds), **load.as_dict()}
+
+
 def run(options) -> dict:
     """All measurements, as the JSON file holds them."""
-    images = load_dataset(options.data).test.images[:64]
-    files = {kind: [encode_png(image, kind=kind) for image in images] for kind in ("PNG", "JPEG")}
-    requests = {kind: [post_file("/predict_single", data) for data in parts] for kind, parts in files.items()}
+    model, images = load_model(ROOT / "model"), load_dataset(options.data).test.images[:64]
+    files = {kind: [encode_png(image, kind=kind) for image in images] for kind in KINDS}
+    right = model.labels.fine[model.predict(images[:1]).probabilities.argmax()]
     result = {
         "benchmark": "serving",
-        "engine": {kind: measure_engine(parts, options.repeats) for kind, parts in files.items()},
-        "loads": {},
+        "engine": {kind: measure_engine(model, files[kind], options.repeats) for kind in KINDS},
+        "start_s": {},
+        "missing": {},
+        "loads": json.loads(options.output.read_text())["loads"] if options.add else {},
     }
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(server(name, requests["PNG"][0])) for name in ARMS}
-        result["start_s"] = {name: seconds for name, (_, _, seconds) in servers.items()}
-        for kind in files:
+        servers = {}
+        for name in options.arms:
+            try:
+                servers[name] = stack.enter_context(running(ARMS[name], files["PNG"][0], right, options.peer_engine))
+            except NotStarted as error:
+                result["missing"][name] = str(error)
+            else:
+                result["start_s"][name] = servers[name].start_s
+        for kind in options.kinds:
             for connections in options.connections:
                 print(f"{kind}, {connections} connections ...", file=sys.stderr)
-                found = measure_loads(servers, requests[kind], connections, options)
-                result["loads"][f"{kind} {connections}"] = found
-        busiest = result["loads"][f"PNG {max(options.connections, key=lambda n: n <= 32 and n)}"]["ours"]
-        capacity = busiest["requests_per_second"]["median"]
-        result["overload"] = measure_overload(servers["ours"][0], requests["PNG"], capacity, 3 * options.seconds)
+                result["loads"][f"{kind} {connections}"] = measure_loads(servers, files[kind], connections, options)
+        if "ours" in servers:
+            port, requests = servers["ours"].port, [ARMS["ours"].encode(data) for data in files["PNG"]]
+            capacity = uvloop.run(closed_loop(port, requests, 64, options.seconds)).as_dict()["requests_per_second"]
+            result["overload"] = measure_overload(port, requests, capacity, 3 * options.seconds)
+            result["swap"] = measure_swaps(port, requests, options.repeats)
     return result
 
 
 def print_table(result: dict) -> None:
-    """A row an arm and load, and what each bound of the service came to."""
+    """A row an arm and load, what was not measured and why, and the figures that have a bound."""
     environment = result["environment"]
-    print(f"{environment['cpu']}, {environment['cpus']} CPUs")
-    print(f"{'':<28}{'requests/s':>12}{'p50 ms':>10}{'p99 ms':>10}{'CPU ms':>10}{'errors':>8}")
+    print(f"{environment['cpu']}, {environment['cpus']} CPUs; peers on {result['options']['peer_engine']}")
+    print(f"{'':<32}{'requests/s':>12}{'p50 ms':>10}{'p99 ms':>10}{'CPU ms':>10}{'errors':>8}{'starts s':>10}")
     for load, arms in result["loads"].items():
         for name, found in arms.items():
             cells = [found[key]["median"] for key in ("requests_per_second", "p50", "p99", "cpu_ms")]
             numbers = "{:>12.1f}{:>10.2f}{:>10.2f}{:>10.3f}".format(*cells)
-            print(f"{load + ' connections, ' + name:<28}{numbers}{found['errors']:>8}")
+            start = f"{result['start_s'][name]:>10.2f}" if name in result["start_s"] else ""
+            print(f"{load + ' connections, ' + name:<32}{numbers}{found['errors']:>8}{start}")
+    for name, reason in result["missing"].items():
+        print(f"{name}: not measured, {reason}")
     for kind, engine in result["engine"].items():
         one, batch = engine["one_ms"]["median"], engine["batch_cpu_ms"]["median"]
         print(
             f"bare engine, {engine['engine']}, {kind}: {one:.2f} ms one image, {batch:.3f} CPU ms an image in batches"
         )
-    print(", ".join(f"{name} answers {seconds:.2f} s after its start" for name, seconds in result["start_s"].items()))
-    overload = result["overload"]
+    if "overload" not in result:
+        return
+    overload, swap = result["overload"], result["swap"]
     print(
-        f"at twice its capacity: goodput {overload['goodput']:.0%} of it, 503 after {overload['refused_ms']['p99']} ms "
-        f"(p99), /health/live after {overload['live_ms']['p99']} ms (p99); {overload['statuses']}"
+        f"ours at twice its capacity: goodput {overload['goodput']:.0%} of it, 503 after "
+        f"{overload['refused_ms']['p99']} ms (p99), /health/live after {overload['live_ms']['p99']} ms (p99); "
+        f"{overload['statuses']}"
+    )
+    print(
+        f"ours while its model is swapped under 8 clients: {swap['seconds']['median']:.2f} s a swap, answers after "
+        f"{swap['ms']['p99']} ms (p99); {swap['statuses']}"
     )
 
 
-def _sample(load: Load, cpu: float) -> dict:
+def _sample(load: Load, cpu: float, client_cpu: float) -> dict:
     answers, count = load.as_dict(), len(load.latencies)
     errors = sum(load.statuses.values()) - count
     ms = answers["ms"]
@@ -177,12 +183,13 @@ def _sample(load: Load, cpu: float) -> dict:
         "p50": ms["p50"],
         "p99": ms["p99"],
         "cpu_ms": cpu * 1000 / max(count, 1),
+        "client_cpu_ms": client_cpu * 1000 / max(count, 1),
         "errors": errors,
     }
 
 
 def _summarise(samples: list[dict]) -> dict:
-    keys = ("requests_per_second", "p50", "p99", "cpu_ms")
+    keys = ("requests_per_second", "p50", "p99", "cpu_ms", "client_cpu_ms")
     summary = {key: summarise([sample[key] for sample in samples]) for key in keys}
     return summary | {"errors": sum(sample["errors"] for sample in samples)}
 
@@ -193,9 +200,13 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--repeats", type=int, default=5, metavar="N", help="samples of each arm and load (%(default)s)")
     add("--seconds", type=float, default=3, metavar="S", help="length of a sample (%(default)s)")
+    add("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="NAME", help=f"of {', '.join(ARMS)} (all)")
+    add("--kinds", nargs="+", default=list(KINDS), choices=KINDS, metavar="KIND", help="of images (PNG JPEG)")
+    add("--peer-engine", default="openvino", choices=["openvino", "onnxruntime"], help="of the peers (%(default)s)")
     add("--connections", type=int, nargs="+", default=[1, 8, 32, 128], metavar="N", help="clients at once (1 8 32 128)")
     add("--data", default="auto", help="whose test images are sent; as in helpers.dataset (%(default)s)")
     add("--output", type=Path, default=RESULT, metavar="FILE", help="JSON file (benchmarks/results/serving.json)")
+    add("--add", action="store_true", help="keep the loads that the JSON file has, for a benchmark taken in parts")
     options = parser.parse_args(arguments)
     conclude(run, options, print_table)
 

@@ -63,6 +63,7 @@ ORDER = (
     "feedback",
     "recorder",
     "upload",
+    "rate_limit",
     "inference",
     "swap",
     "problems",

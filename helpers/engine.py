@@ -90,6 +90,7 @@ class OpenVinoEngine:
         if given != "u8 [?,32,32,3]":
             raise ModelRejected(f"model.onnx must take u8 [?,32,32,3] images, it takes {given}")
         options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+        options["ENABLE_CPU_PINNING"] = False  # a pinned thread waits for its core while the event loop has it
         try:
             compiled = core.compile_model(network, "CPU", options)
         except RuntimeError as error:

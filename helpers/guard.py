@@ -82,7 +82,7 @@ class RequestFrame:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *HEADERS, (b"x-request-id", request_id.encode())]
-                if not whole and message["status"] in (408, 413, 503):
+                if not whole and message["status"] in (408, 413, 429, 503):
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 

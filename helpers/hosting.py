@@ -169,6 +169,7 @@ def _serve(arguments, stop):
                 watch=Watch(make_detector, make_monitor),
                 admin_token=secret("SUITE_ADMIN_TOKEN"),
                 require_token=not is_loopback(arguments.host),
+                rate_limit=arguments.rate_limit,
             )
             with Server(app, arguments.host, arguments.port) as server:
                 print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
@@ -194,6 +195,7 @@ def _parser():
     add("--engine", default="auto", choices=["auto", "openvino", "keras"])
     add("--log", type=Path, help="file of a prediction log, gone on with if there is one; else none")
     add("--log-images", action="store_true", help="keep the images in it, for replays; 3 kB each")
+    add("--rate-limit", metavar="RATE", help="predictions of one client address, e.g. 60/minute; else all it likes")
     return parser
 
 

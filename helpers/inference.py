@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from helpers.images import decode_image, decode_npy
 from helpers.predictor import STOPPING, DeadlineExceeded, Prediction, Predictor, PredictorClosed
+from helpers.rate_limit import RateLimit
 from helpers.recorder import Recorder
 from helpers.upload import read_files
 
@@ -23,11 +24,11 @@ NPY_TYPES = ("application/octet-stream", "application/x-npy")
 class Inference:
     """What every prediction route does, whatever its answer looks like.
 
-    A request whose client leaves while it waits is taken out of the queue.
+    A request whose client leaves while it waits is taken out of the queue. `limit` is how often a client may ask.
     """
 
-    def __init__(self, predictor: Predictor, recorder: Recorder) -> None:
-        self.predictor, self.recorder = predictor, recorder
+    def __init__(self, predictor: Predictor, recorder: Recorder, limit: RateLimit | None = None) -> None:
+        self.predictor, self.recorder, self.limit = predictor, recorder, limit
         self._decoders: ThreadPoolExecutor | None = None
 
     @contextmanager
@@ -41,8 +42,14 @@ class Inference:
         if request.app.state.draining or self.predictor.closed:
             raise PredictorClosed(STOPPING)
 
+    def check_rate(self, request: Request) -> None:
+        """Counts the request for its client; raises HTTPException 429 where that is one too many."""
+        if self.limit:
+            self.limit.check(request)
+
     async def one(self, request: Request) -> tuple[Prediction, float]:
         """The prediction for the one image in the form, and the seconds it took from having the whole body."""
+        self.check_rate(request)
         body, content_type = await request.body(), request.headers.get("content-type", "")
 
         def decode():
@@ -52,6 +59,7 @@ class Inference:
 
     async def many(self, request: Request) -> tuple[list[Prediction], float]:
         """As `one`, for several files in the form, or an array in the .npy format; all by the same version."""
+        self.check_rate(request)
         body, content_type = await request.body(), request.headers.get("content-type", "")
 
         def decode():

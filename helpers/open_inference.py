@@ -78,7 +78,7 @@ def open_inference_routes(inference: Inference) -> APIRouter:
         return {"name": find(name, version).bundle.manifest.name, "ready": True}
 
     body = {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": EXAMPLE}}}
-    errors = _errors(400, 408, 413, 500, 503, 504)
+    errors = _errors(400, 408, 413, 429, 500, 503, 504)
 
     @one_model.post("/infer", operation_id="infer", openapi_extra={"requestBody": body}, responses=errors)
     @one_model.post(
@@ -87,6 +87,7 @@ def open_inference_routes(inference: Inference) -> APIRouter:
     async def infer(request: Request, name: Name, version: Version | None = None) -> Response:
         """Class probabilities of uint8 images (n, 32, 32, 3) in one tensor, flat or nested."""
         find(name, version)
+        inference.check_rate(request)
         raw, asked = await request.body(), {}
 
         def decode():

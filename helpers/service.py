@@ -18,6 +18,7 @@ from helpers.open_inference import open_inference_routes
 from helpers.prediction_log import PredictionLog
 from helpers.predictor import RECENT, LoadedModel, Predictor
 from helpers.problems import LOAD_ERRORS, RETRY, handle_errors, problems, without_paths
+from helpers.rate_limit import RateLimit
 from helpers.recorder import Recorder
 from helpers.swap import Swapper
 from helpers.watch import Watch
@@ -37,6 +38,7 @@ def create_app(
     admin_token: str | None = None,
     require_token: bool = False,
     max_body_bytes: int = MAX_BODY_BYTES,
+    rate_limit: str | None = None,
 ) -> FastAPI:
     """The service over `predictor`, which stays the caller's to close.
 
@@ -49,10 +51,11 @@ def create_app(
         admin_token: bearer token that `/reload_model` and `/change_model` ask for.
         require_token: True where others than this machine can reach the server: without a token these two then
             answer 403. False without a token: they are open to this machine's own address.
+        rate_limit: prediction requests of one client, e.g. ``"60/minute"`` (see `RateLimit`); more are answered 429.
     """
     metrics = Metrics()
     recorder = Recorder(log, metrics, watch)
-    inference = Inference(predictor, recorder)
+    inference = Inference(predictor, recorder, RateLimit(rate_limit) if rate_limit else None)
     predictor.on_batch = metrics.ran
 
     @asynccontextmanager
@@ -92,7 +95,7 @@ def create_app(
 
 
 def _prediction_routes(inference):
-    router = APIRouter(tags=["predictions"], responses=problems(400, 408, 413, 415, 422, 500, 503, 504))
+    router = APIRouter(tags=["predictions"], responses=problems(400, 408, 413, 415, 422, 429, 500, 503, 504))
     first_classes = Annotated[int, Query(ge=1, le=100, description="how many classes, the most probable first")]
 
     # The upload is parsed in `helpers.upload`, and an answer is a Response already: FastAPI's own way costs more than

@@ -35,6 +35,12 @@ def pytest_configure():
     os.environ.setdefault("SUITE_RUNS", str(folder / "runs"))
 
 
+@pytest.fixture
+def count(request):
+    """``count(quick, full)``: how many, by whether the long suite runs."""
+    return lambda quick, full: full if request.config.getoption("--long") else quick
+
+
 def make_bundle(directory: Path, seed: int = 0, **changes):
     """A valid bundle of a narrow network with random weights; another `seed` gives other answers."""
     random = np.random.default_rng(seed)
@@ -49,7 +55,7 @@ def make_bundle(directory: Path, seed: int = 0, **changes):
         "labels": LABELS,
         "golden": (images, reference_probabilities(weights, config, images)),
         "reference": draw_reference(random, units=weights["logits/kernel"].shape[0]).as_arrays(),
-        "evaluation": {"top1": 0.01, "samples": 100},
+        "evaluation": {"test": {"top1": 0.5, "top1_interval": [0.4, 0.6]}},
         "model_card": "# tiny\n\nRandom weights, for tests.\n",
         "data": DataSource(source="synthetic", fingerprint="0" * 64, synthetic=True),
     }

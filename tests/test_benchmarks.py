@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from benchmarks import ablation, arms, budget, detectors, drift, load, plain, serving, training
+from benchmarks import ablation, arms, budget, detectors, drift, load, plain, servers, serving, training
 from benchmarks.budget import plan_recipe
 from benchmarks.measuring import measure, summarise
 from benchmarks.plain import build_plain
 from helpers import model
+from helpers.client import encode_png
 from helpers.corruptions import corrupt
 from helpers.dataset import Split
 from helpers.hosting import Server
@@ -173,20 +174,23 @@ def test_a_server_that_is_not_there_is_counted_and_not_waited_for():
 
 
 def test_the_serving_benchmark_writes_json_and_prints_a_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(serving, "ARMS", {"ours": serving.ARMS["ours"]})
-    options = ["--repeats=1", "--seconds=0.3", "--connections", "1", "--data=synthetic"]
+    monkeypatch.setattr(servers, "PEERS", tmp_path / "python")
+    options = ["--repeats=1", "--seconds=0.3", "--data=synthetic", f"--output={tmp_path}/serving.json"]
 
-    serving.main([*options, f"--output={tmp_path}/serving.json"])
+    serving.main([*options, "--connections", "1", "--arms", "ours", "mosec"])
+    serving.main([*options, "--connections", "2", "--kinds", "PNG", "--arms", "ours", "--add"])
 
     result = json.loads((tmp_path / "serving.json").read_text())
-    assert result["loads"].keys() == {"PNG 1", "JPEG 1"}
+    assert result["loads"].keys() == {"PNG 1", "JPEG 1", "PNG 2"}
     for load_of_kind in result["loads"].values():
         assert load_of_kind["ours"]["errors"] == 0
         assert load_of_kind["ours"]["requests_per_second"]["median"] > 0
     assert result["overload"]["goodput"] > 0
+    assert result["swap"]["statuses"].keys() == {"200"}
     lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if " connections, ours" in line]) == 2
-    assert lines[-1].startswith("at twice its capacity: goodput ")
+    assert len([line for line in lines if " connections, ours" in line]) == 2 + 3
+    assert "mosec: not measured, not installed; make bench-serving installs it" in lines
+    assert lines[-1].startswith("ours while its model is swapped under 8 clients: ")
 
 
 def test_the_drift_benchmark_writes_json_and_prints_a_table(tmp_path, monkeypatch, capsys):
@@ -229,3 +233,22 @@ def test_a_windowed_distance_is_that_of_kolmogorov_and_smirnov():
     found = detectors.ks_trace(np.array([[25, 25, 25, 25]]), bins)
     assert found[98] == 0
     assert found[99:] == pytest.approx(0.75)
+
+
+@pytest.mark.skipif(not servers.PEERS.exists(), reason="needs the peers: make bench-serving installs them")
+@pytest.mark.parametrize("name", [name for name, arm in servers.ARMS.items() if arm.peer])
+def test_each_peer_that_is_installed_names_what_an_image_shows(name):
+    model, image = load_model(ROOT / "model"), np.full((32, 32, 3), 200, np.uint8)
+    right = model.labels.fine[model.predict(image[None]).probabilities.argmax()]
+    with servers.running(servers.ARMS[name], encode_png(image), right) as running:
+        assert running.start_s > 0
+        assert servers.cpu_seconds(running.pid) > 0.1
+
+
+def test_a_server_that_ends_by_itself_is_told_with_what_it_said_last():
+    arm = servers.Arm(("-c", "import sys; print('no such model'); sys.exit(1)"), peer=False)
+    with (
+        pytest.raises(servers.NotStarted, match="no right answer; it says 'no such model'"),
+        servers.running(arm, b"", "x"),
+    ):
+        pass

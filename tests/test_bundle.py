@@ -54,7 +54,7 @@ def test_a_bundle_is_read_back_as_it_was_written(made):
     assert found.manifest.temperature == 1.0
     assert (found.manifest.data.source, found.manifest.data.synthetic) == ("synthetic", True)
     assert found.labels.fine[:2] == ("class_00", "class_01")
-    assert found.evaluation() == {"top1": 0.01, "samples": 100}
+    assert found.evaluation() == {"test": {"top1": 0.5, "top1_interval": [0.4, 0.6]}}
     assert found.model_path.read_bytes()[:1]
     images, probabilities = found.golden()
     assert (images.shape, images.dtype) == ((4, 32, 32, 3), np.uint8)

@@ -10,8 +10,6 @@ from helpers.predictor import Predictor
 from helpers.scores import NAMES
 from helpers.watch import Watch, make_detector, make_monitor
 
-CARD = {"test": {"top1": 0.5, "top1_interval": [0.4, 0.6]}}
-
 
 def predict(model, count=20):
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
@@ -26,7 +24,7 @@ def predict(model, count=20):
 
 @pytest.fixture
 def model(tmp_path):
-    return load_model(make_bundle(tmp_path / "bundle", evaluation=CARD).path)
+    return load_model(make_bundle(tmp_path / "bundle").path)
 
 
 def test_the_reference_in_a_bundle_makes_a_detector_and_a_monitor_of_its_model(model):
@@ -42,7 +40,7 @@ def test_the_reference_in_a_bundle_makes_a_detector_and_a_monitor_of_its_model(m
 
 
 def test_a_model_that_takes_over_is_watched_anew(model, tmp_path):
-    other = load_model(make_bundle(tmp_path / "other", seed=1, evaluation=CARD).path)
+    other = load_model(make_bundle(tmp_path / "other", seed=1).path)
     watch = Watch(make_detector, make_monitor)
     watch.look(model, predict(model))
 
