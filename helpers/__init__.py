@@ -33,6 +33,7 @@ ORDER = (
     "figures",
     "card",
     "bundle",
+    "model_cache",
     "registry",
     "model_dir",
     "start",

@@ -8,11 +8,7 @@
 A version without a manifest does not exist. The order of versions is that in which the store took their manifests.
 """
 
-import fcntl
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -21,8 +17,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from helpers.bundle import FILES, MANIFEST, BundleError, read_bundle
-from helpers.storage import ObjectNotFound, PreconditionFailed, StorageUnavailable, Store
+from helpers.bundle import MANIFEST, BundleError, read_bundle
+from helpers.model_cache import fetch_bundle, keep_copy
+from helpers.storage import ObjectNotFound, PreconditionFailed, Store
 
 PRODUCTION = "production"
 MAX_HISTORY = 50
@@ -150,49 +147,15 @@ class Registry:
             BundleError: if what the store holds is damaged; it was fetched twice and is not kept.
         """
         target = Path(cache) / self.name / _check("version", VERSION, version)
-        if _is_valid(target):
-            return target
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(target.parent / ".lock", "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time fills the cache of a model
-                if not _is_valid(target):
-                    self._refresh(target)
-        except OSError as error:
-            what = f"cannot keep {version} in {cache}: {error.strerror}"
-            raise StorageUnavailable(f"{what}; make room or choose another folder") from error
-        return target
-
-    def _refresh(self, target):
-        for leftover in target.parent.glob(".download-*"):  # of a process that was killed
-            shutil.rmtree(leftover)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
-            try:
-                fetched = self._fetch(target.name, Path(folder, "first"))
-            except BundleError:
-                fetched = self._fetch(target.name, Path(folder, "second"))
-            if target.exists():
-                os.rename(target, Path(folder, "damaged"))
-            os.rename(fetched, target)
+        return keep_copy(target, lambda folder: self._fetch(version, folder))
 
     def _fetch(self, version, folder):
         if self._manifest(version) is None:
             raise self._unknown(version)
-        folder.mkdir()
-        for file in (MANIFEST, *FILES):
-            try:
-                (folder / file).write_bytes(self.store.read(self._key("versions", version, file)).data)
-            except ObjectNotFound:
-                continue  # read_bundle names what is missing
-        try:
-            manifest = read_bundle(folder).manifest
-        except BundleError as error:
-            where = f"{self.store.url}/{self._key('versions', version)}"
-            raise BundleError(str(error).replace(str(folder), where)) from error
+        manifest = fetch_bundle(self.store, self._key("versions", version), folder).manifest
         if (manifest.name, manifest.version) != (self.name, version):
             found = f"{self._key('versions', version)} holds {manifest.name} {manifest.version}"
             raise BundleError(f"{found}; remove it and publish that bundle in its own place")
-        return folder
 
     def _put(self, version, file, data):
         key = self._key("versions", version, file)
@@ -241,13 +204,6 @@ class Registry:
         state = f"points to {winner.version} ({winner.reason})" if winner else "does not exist"
         now = f"it {state}, at generation {winner.generation if winner else 0}"
         return PromotionConflict(f"alias {alias!r} of {self.name!r} was moved by another: {now}; look and decide again")
-
-
-def _is_valid(folder):
-    try:
-        return read_bundle(folder).version == folder.name
-    except BundleError:
-        return False
 
 
 def _check(argument, pattern, value):
