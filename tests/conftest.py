@@ -70,6 +70,12 @@ def reference_probabilities(weights, config, images):
         return ReferenceEvaluator(str(path)).run(["probabilities"], {"images": images})[0]
 
 
+@pytest.fixture(scope="session")
+def count(request):
+    """``count(quick, full)``: how many, by whether the long suite runs."""
+    return lambda quick, full: full if request.config.getoption("--long") else quick
+
+
 @pytest.fixture
 def bundle_dir(tmp_path):
     """A folder that holds a valid tiny bundle."""

@@ -30,12 +30,6 @@ from helpers.workspace import ROOT
 IMAGES = np.random.default_rng(4).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 
 
-@pytest.fixture
-def count(request):
-    """``count(quick, full)``: how many, by whether the long suite runs."""
-    return lambda quick, full: full if request.config.getoption("--long") else quick
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Two good models, and the bundle of one that answers NaN."""
