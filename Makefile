@@ -28,7 +28,7 @@ test: $(VENV)/test.stamp ## run all tests and the notebooks (ARGS="-k storage")
 	echo "all is well; 'make run' runs the suite, 'make help' lists what else there is"
 
 test-long: $(VENV)/test.stamp ## the service under full counts of mutated images, swaps, aborts and restarts (about an hour)
-	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py tests/test_garbage.py $(ARGS)
+	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py tests/test_garbage.py tests/test_signature.py $(ARGS)
 
 lab: $(VENV)/run.stamp ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks $(ARGS)

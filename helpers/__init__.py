@@ -10,6 +10,8 @@ ORDER = (
     "google_store",
     "storage",
     "labels",
+    "signature",
+    "manifest",
     "archive",
     "synthetic",
     "dataset",

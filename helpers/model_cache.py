@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers.bundle import FILES, MANIFEST, Bundle, BundleError, read_bundle
+from helpers.bundle import FILES, MANIFEST, SIGNATURE, Bundle, BundleError, read_bundle
 from helpers.objects import ObjectNotFound, StorageUnavailable, Store
 
 
@@ -42,15 +42,15 @@ def fetch_bundle(store: Store, prefix: str, folder: Path) -> Bundle:
         BundleError: in the words of `helpers.bundle.read_bundle`, with the place in the store.
     """
     folder.mkdir()
-    for file in (MANIFEST, *FILES):
+    for file in (MANIFEST, SIGNATURE, *FILES):
         try:
             (folder / file).write_bytes(store.read(f"{prefix}/{file}").data)
         except ObjectNotFound:
-            continue  # read_bundle names what is missing
+            continue  # read_bundle names what is missing, and whether a signature is asked for
     try:
         return read_bundle(folder)
     except BundleError as error:
-        raise BundleError(str(error).replace(str(folder), f"{store.url}/{prefix}")) from error
+        raise type(error)(str(error).replace(str(folder), f"{store.url}/{prefix}")) from error
 
 
 def _refresh(target, fetch):

@@ -17,10 +17,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from helpers.aliases import Alias, Aliases
-from helpers.bundle import MANIFEST, BundleError, read_bundle
+from helpers.bundle import MANIFEST, SIGNATURE, BundleError, read_bundle
 from helpers.layout import VERSION, BeingRemoved, Layout, UnknownModel, VersionConflict
+from helpers.manifest import UnsignedBundle, read_signature
 from helpers.model_cache import fetch_bundle, keep_copy
 from helpers.objects import ObjectNotFound, PreconditionFailed, Store
+from helpers.signature import SignatureError, sign, verify
 
 PRODUCTION = "production"
 
@@ -46,19 +48,23 @@ class Registry:
     def publish(self, bundle_dir: Path) -> str:
         """Verifies the bundle in `bundle_dir`, uploads it, the manifest last, and returns its version.
 
-        Safe to repeat: what is there already is compared and left, so an interrupted upload is completed.
+        Safe to repeat: what is there already is compared and left, so an interrupted upload is completed. Where a
+        signing key is configured (`helpers.signature`), a bundle without a signature gets one in the store.
 
         Raises:
-            BundleError: if the folder is not a whole bundle of this model.
+            BundleError: if the folder is not a whole bundle of this model, or not signed as servers would ask for.
             VersionConflict: if the version is there with other content.
             BeingRemoved: if it is being removed at this moment.
         """
-        bundle = read_bundle(bundle_dir)
+        bundle = read_bundle(bundle_dir, signed=False)
         if bundle.manifest.name != self.name:
             raise BundleError(f"{bundle_dir} is a bundle of model {bundle.manifest.name!r}, not of {self.name!r}")
         manifest, published = (bundle.path / MANIFEST).read_bytes(), self._manifest(bundle.version)
+        signature = _signature(bundle, manifest)
         if published is None:
             self._require_unclaimed(bundle.version)
+            if signature:
+                self._put(bundle.version, SIGNATURE, signature)
             for file, entry in bundle.manifest.files.items():
                 data = (bundle.path / file).read_bytes()
                 if sha256(data).hexdigest() != entry.sha256:
@@ -67,6 +73,8 @@ class Registry:
             self._put(bundle.version, MANIFEST, manifest)
         elif published != manifest:
             raise self._other_content(bundle.version, MANIFEST)
+        elif signature:  # of a version that was published without
+            self._put(bundle.version, SIGNATURE, signature)
         self._require_unclaimed(bundle.version)
         self._require_files(bundle.version, {MANIFEST, *bundle.manifest.files})
         return bundle.version
@@ -216,3 +224,12 @@ def _new(folder):
         raise FileExistsError(f"folder must be new, but {folder} exists; choose another")
     folder.parent.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _signature(bundle, manifest):
+    signature = read_signature(bundle.path) or sign(manifest)
+    try:
+        verify(manifest, signature)
+    except SignatureError as error:
+        raise UnsignedBundle(f"{bundle.path / MANIFEST} is refused: {error}") from error
+    return signature
