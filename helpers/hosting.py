@@ -20,6 +20,7 @@ from helpers.registry import RegistryError, UnknownModel
 from helpers.service import create_app
 from helpers.source import MODEL_DIR, ModelSource
 from helpers.storage import StorageError
+from helpers.watcher import watch
 from helpers.workspace import ROOT, secret
 
 START_S = 30.0
@@ -163,7 +164,8 @@ def _serve(arguments, stop):
         require_token=not is_loopback(arguments.host),
     )
     try:
-        with Server(app, arguments.host, arguments.port) as server:
+        watching = watch(app.state.swapper, source.bucket, arguments.watch)
+        with Server(app, arguments.host, arguments.port) as server, watching:
             print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
             while server.running and not stop.wait(1):
                 pass
@@ -188,6 +190,8 @@ def _parser():
     )
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--engine", default="auto", choices=["auto", "openvino", "keras"])
+    text = "follow the alias: look at it so often (1 without a number), and go back from what is worse"
+    parser.add_argument("--watch", type=float, nargs="?", const=1.0, metavar="SECONDS", help=text)
     return parser
 
 

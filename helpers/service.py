@@ -47,6 +47,7 @@ def create_app(
     """
     observer = Observer(monitor)
     inference = Inference(predictor, observer)
+    swapper = Swapper(predictor, load, model_dir)
 
     @asynccontextmanager
     async def lifespan(app):
@@ -68,9 +69,10 @@ def create_app(
     )
     app.state.draining = False
     app.state.observer = observer
+    app.state.swapper = swapper
     app.add_middleware(RequestFrame, max_body_bytes=max_body_bytes)
     app.include_router(_prediction_routes(inference))
-    app.include_router(_model_routes(Swapper(predictor, load, model_dir), admin_guard(admin_token, require_token)))
+    app.include_router(_model_routes(swapper, admin_guard(admin_token, require_token)))
     app.include_router(_health_routes(inference))
     app.include_router(open_inference_routes(inference))
     handle_errors(app)
