@@ -238,16 +238,26 @@ def test_what_people_do_is_left_as_it_is(shop):
 
 
 def test_a_way_back_that_people_took_is_not_put_on_trial(shop):
-    server, (first, second, *_) = shop.server(), shop.versions
-    server.wrap[first] = Confused
-    shop.registry.promote(second, reason="better")
+    server, (_, second, third, *_) = shop.server(), shop.versions
+    server.wrap[second] = Confused
+    for version in (second, third):
+        shop.registry.promote(version, reason="better")
     server.watcher.look()
-    ask(server)
+    assert ask(server) == {third}
     shop.registry.rollback(reason="the new one says rude words")
     server.watcher.look()
-    ask(server)
+    assert ask(server) == {second}
     server.watcher.look()
-    assert shop.registry.alias().version == server.predictor.model.version == first
+    assert shop.registry.alias().version == server.predictor.model.version == second
+
+
+def test_a_version_is_leased_before_it_is_fetched(shop):
+    server, (first, second, *_), leased = shop.server(), shop.versions, []
+    load = server.swapper.load
+    server.swapper.load = lambda place: leased.append(leased_versions(shop.registry.store, "tiny")) or load(place)
+    shop.registry.promote(second, reason="better")
+    server.watcher.look()
+    assert leased == [{first, second}]
 
 
 def test_a_bundle_that_is_not_signed_for_this_server_stays_in_the_alias(shop, monkeypatch, tmp_path):
