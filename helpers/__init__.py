@@ -59,6 +59,7 @@ ORDER = (
     "inference",
     "swap",
     "watcher",
+    "shadow",
     "problems",
     "answers",
     "guard",

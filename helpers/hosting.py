@@ -18,6 +18,7 @@ from helpers.connection import Connection
 from helpers.predictor import Predictor
 from helpers.registry import RegistryError, UnknownModel
 from helpers.service import create_app
+from helpers.shadow import shadow
 from helpers.source import MODEL_DIR, ModelSource
 from helpers.storage import StorageError
 from helpers.watcher import watch
@@ -165,7 +166,8 @@ def _serve(arguments, stop):
     )
     try:
         watching = watch(app.state.swapper, source.bucket, arguments.watch)
-        with Server(app, arguments.host, arguments.port) as server, watching:
+        shadowing = shadow(app, source, arguments.shadow)
+        with Server(app, arguments.host, arguments.port) as server, watching, shadowing:
             print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
             while server.running and not stop.wait(1):
                 pass
@@ -192,6 +194,8 @@ def _parser():
     parser.add_argument("--engine", default="auto", choices=["auto", "openvino", "keras"])
     text = "follow the alias: look at it so often (1 without a number), and go back from what is worse"
     parser.add_argument("--watch", type=float, nargs="?", const=1.0, metavar="SECONDS", help=text)
+    text = "share of the requests (0.1 without a number) that the candidate answers too, unseen; see /candidate"
+    parser.add_argument("--shadow", type=float, nargs="?", const=0.1, metavar="SHARE", help=text)
     return parser
 
 

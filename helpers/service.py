@@ -9,7 +9,17 @@ import anyio
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from helpers.answers import HOME_PAGE, MANY_IMAGES, ONE_IMAGE, BatchAnswer, Message, ModelCard, PredictionAnswer, Status
+from helpers.answers import (
+    HOME_PAGE,
+    MANY_IMAGES,
+    ONE_IMAGE,
+    BatchAnswer,
+    CandidateComparison,
+    Message,
+    ModelCard,
+    PredictionAnswer,
+    Status,
+)
 from helpers.guard import RequestFrame, admin_guard
 from helpers.inference import Inference
 from helpers.monitoring import Monitor
@@ -70,6 +80,7 @@ def create_app(
     app.state.draining = False
     app.state.observer = observer
     app.state.swapper = swapper
+    app.state.shadow = None
     app.add_middleware(RequestFrame, max_body_bytes=max_body_bytes)
     app.include_router(_prediction_routes(inference))
     app.include_router(_model_routes(swapper, admin_guard(admin_token, require_token)))
@@ -178,6 +189,14 @@ def _model_routes(swapper, guard):
     async def describe_model() -> ModelCard:
         """The model that answers now."""
         return ModelCard.of(swapper.predictor.model, swapper.model_dir)
+
+    @router.get("/candidate", operation_id="compare_candidate", responses=problems(404))
+    async def compare_candidate(request: Request) -> CandidateComparison:
+        """What the candidate would have said to the requests of late, beside what was answered."""
+        shadow = request.app.state.shadow
+        if comparison := shadow and shadow.comparison():
+            return CandidateComparison(**vars(comparison))
+        raise HTTPException(404, "no candidate runs beside this model; start the server with --shadow, and promote one")
 
     router.include_router(admin)
     return router
