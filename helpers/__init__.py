@@ -68,6 +68,7 @@ ORDER = (
     "tunnel",
     "connection",
     "hosting",
+    "address",
     "client",
     "profile",
     "execution",

@@ -686,6 +686,7 @@ def test_the_openapi_document_describes_every_route(client):
         ("GET", "/change_model"),
         ("POST", "/change_model"),
         ("GET", "/model"),
+        ("GET", "/candidate"),
         ("GET", "/health/live"),
         ("GET", "/health/ready"),
         ("GET", "/v2"),
