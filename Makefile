@@ -1,11 +1,11 @@
-# Variables: PARAMS=params/full.yaml (make run), ARGS="..." (run, test, serve, lock, bench-training),
+# Variables: PARAMS=params/full.yaml (make run), BUCKET=gs://NAME (make test-gcs), ARGS="..." (run, test, serve, lock, bench-training),
 # PYTHON=python3.12 (the first time).
 
 SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-long lab serve evaluate lock lint format clean bench-training bench-ablation bench-serving
+.PHONY: help run test test-long test-gcs lab serve evaluate lock lint format clean bench-training bench-ablation bench-serving
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +28,11 @@ test: $(VENV)/test.stamp ## run all tests and the notebooks (ARGS="-k storage")
 	echo "all is well; 'make run' runs the suite, 'make help' lists what else there is"
 
 test-long: $(VENV)/test.stamp ## the service under full counts of mutated images, swaps, aborts and restarts (about an hour)
-	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py tests/test_garbage.py tests/test_signature.py $(ARGS)
+	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py tests/test_garbage.py tests/test_signature.py tests/test_registry.py tests/test_watcher.py $(ARGS)
+
+test-gcs: $(VENV)/test.stamp ## the storage contract on BUCKET=gs://NAME, real or of the emulator in STORAGE_EMULATOR_HOST
+	@SUITE_TEST_BUCKET="$(or $(BUCKET),$(error name the bucket: make test-gcs BUCKET=gs://NAME))" \
+	$(BIN)/python -m pytest -q tests/test_storage.py -k endpoint $(ARGS)
 
 lab: $(VENV)/run.stamp ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks $(ARGS)

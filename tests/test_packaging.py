@@ -133,6 +133,7 @@ def test_make_alone_lists_every_target():
         "bench-training",
         "bench-ablation",
         "bench-serving",
+        "test-gcs",
         "test-long",
     }
     assert {line.split()[1] for line in make().stdout.splitlines()} == targets

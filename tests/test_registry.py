@@ -238,8 +238,8 @@ def test_a_promotion_based_on_an_old_state_is_refused_and_names_the_winner(three
     assert three.alias() == second
 
 
-def test_of_eight_promoters_one_wins_each_round(three):
-    generation, barrier = 0, threading.Barrier(8)
+def test_of_sixteen_promoters_one_wins_each_round(three, count):
+    generation, barrier = 0, threading.Barrier(16)
 
     def attempt(number, version, expected):
         barrier.wait()
@@ -248,9 +248,10 @@ def test_of_eight_promoters_one_wins_each_round(three):
         except PromotionConflict as error:
             return str(error)
 
-    with ThreadPoolExecutor(8) as pool:
-        for versions in ((V1, V2), (V3, V3), (V1, V2)):  # never the one that is in production: that is no move
-            results = list(pool.map(attempt, range(8), versions * 4, [generation] * 8))
+    with ThreadPoolExecutor(16) as pool:
+        for round_ in range(count(3, 500)):  # never the version that is in production: that is no move
+            versions = ((V1, V2), (V3, V3))[round_ % 2]
+            results = list(pool.map(attempt, range(16), versions * 8, [generation] * 16))
             (winner,) = [result for result in results if not isinstance(result, str)]
             assert three.alias() == winner
             losers = [result for result in results if isinstance(result, str)]
