@@ -1,11 +1,12 @@
-# Variables: PARAMS=params/full.yaml (make run), ARGS="..." (run, test, serve, lock, bench-training),
+# Variables: PARAMS=params/full.yaml (make run), BUCKET=gs://NAME (make test-gcs), ARGS="..." (run, test, serve, lock, bench-training),
 # PYTHON=python3.12 (the first time).
 
 SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-long lab serve evaluate lock lint format clean bench-training bench-ablation bench-serving bench-drift
+.PHONY: help run test test-long test-gcs lab serve evaluate lock lint format clean \
+	bench-training bench-ablation bench-serving bench-drift
 
 VENV := .venv
 PEERS := .peers
@@ -28,8 +29,13 @@ test: $(VENV)/test.stamp ## run all tests and the notebooks (ARGS="-k storage")
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=900 --timeout=900 tests notebooks $(ARGS) && \
 	echo "all is well; 'make run' runs the suite, 'make help' lists what else there is"
 
-test-long: $(VENV)/test.stamp ## the service under full counts of odd requests, mutated images, swaps and restarts (about two hours)
-	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py tests/test_openapi.py $(ARGS)
+test-long: $(VENV)/test.stamp ## full counts of odd requests, mutations, swaps, races, kills and restarts (hours)
+	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py tests/test_openapi.py tests/test_garbage.py \
+	  tests/test_signature.py tests/test_registry.py tests/test_watcher.py $(ARGS)
+
+test-gcs: $(VENV)/test.stamp ## the storage contract on BUCKET=gs://NAME, real or of the emulator in STORAGE_EMULATOR_HOST
+	@SUITE_TEST_BUCKET="$(or $(BUCKET),$(error name the bucket: make test-gcs BUCKET=gs://NAME))" \
+	$(BIN)/python -m pytest -q tests/test_storage.py -k endpoint $(ARGS)
 
 lab: $(VENV)/run.stamp ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks $(ARGS)

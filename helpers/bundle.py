@@ -14,60 +14,46 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from helpers.labels import Labels
+from helpers.manifest import (
+    MANIFEST,
+    MAX_FILE_BYTES,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE,
+    BundleError,
+    DataSource,
+    FileEntry,
+    Manifest,
+    UnsignedBundle,
+    first_problem,
+    read_manifest,
+)
 from helpers.receipts import file_sha256, write_json
+from helpers.signature import sign
 from helpers.workspace import ROOT
 
+__all__ = [
+    "FILES",
+    "MANIFEST",
+    "MAX_FILE_BYTES",
+    "MAX_MANIFEST_BYTES",
+    "SIGNATURE",
+    "Bundle",
+    "BundleError",
+    "DataSource",
+    "Manifest",
+    "UnsignedBundle",
+    "read_bundle",
+    "read_npz",
+    "write_bundle",
+]
+
 FILES = ("model.onnx", "labels.json", "golden.npz", "reference.npz", "evaluation.json", "model_card.md")
-MANIFEST = "manifest.json"
-MAX_FILE_BYTES = 512 * 2**20
-MAX_MANIFEST_BYTES = 2**20
 MAX_ARRAYS_BYTES = 64 * 2**20  # of an .npz, unpacked
-
-
-class BundleError(ValueError):
-    """A folder that is not a whole, unaltered bundle; the message says which file and why."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class DataSource(_Strict):
-    """What the model was trained on: where it came from, its content fingerprint, and whether it is the stand-in."""
-
-    source: str
-    fingerprint: str
-    synthetic: bool
-
-
-class FileEntry(_Strict):
-    """Digest and size (bytes) of one file of a bundle."""
-
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
-
-
-class Manifest(_Strict):
-    """What `manifest.json` says; see design notes in the README, section "The model bundle"."""
-
-    schema_version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-    version: Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z-[0-9a-f]{12}$")]
-    created: str
-    config: dict
-    temperature: Annotated[float, Field(gt=0)]
-    data: DataSource
-    files: dict[str, FileEntry]
-    parent: str | None
-    gate: dict
-    git_commit: str | None
-    packages: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -116,6 +102,8 @@ def write_bundle(
 ) -> Bundle:
     """Writes a bundle into `directory` (new or empty), the manifest last, and reads it back.
 
+    It is signed where a key is configured (`helpers.signature`).
+
     Args:
         name: of the model; lower case letters, digits, ``._-``.
         weights, config, temperature: see `helpers.graph.write_onnx`.
@@ -160,18 +148,23 @@ def write_bundle(
         packages=_packages(),
     )
     write_json(directory / MANIFEST, manifest.model_dump())
-    return read_bundle(directory)
+    if signature := sign((directory / MANIFEST).read_bytes()):
+        (directory / SIGNATURE).write_bytes(signature)
+    return read_bundle(directory, signed=False)
 
 
-def read_bundle(directory: Path) -> Bundle:
-    """The bundle in `directory`, verified: manifest, set of files, sizes and digests, then labels.
+def read_bundle(directory: Path, *, signed: bool = True) -> Bundle:
+    """The bundle in `directory`, verified: signature, manifest, set of files, sizes and digests, then labels.
+
+    Args:
+        signed: see `helpers.manifest.read_manifest`.
 
     Raises:
         BundleError: at the first thing that does not hold.
     """
     directory = Path(directory)
-    manifest = _read_manifest(directory / MANIFEST)
-    expected, found = set(manifest.files), {path.name for path in directory.iterdir()} - {MANIFEST}
+    manifest = read_manifest(directory, signed=signed)
+    expected, found = set(manifest.files), {path.name for path in directory.iterdir()} - {MANIFEST, SIGNATURE}
     if expected != set(FILES) or expected != found:
         raise BundleError(
             f"{directory} must hold {', '.join(FILES)} and {MANIFEST}; "
@@ -209,27 +202,13 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise BundleError(f"{path} is not a readable .npz file of plain arrays: {error}") from error
 
 
-def _read_manifest(path):
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"{path.parent} is not a bundle: it has no {MANIFEST} that is a plain file")
-    if (size := path.stat().st_size) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path} has {size} bytes; a manifest has at most {MAX_MANIFEST_BYTES}")
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise BundleError(f"{path} is not a manifest of schema 1: {_first(error)}") from error
-
-
 def _read_labels(path):
     try:
         return TypeAdapter(Labels).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
-        raise BundleError(f"{path} does not hold fine, superclasses and superclass_of: {_first(error)}") from error
-
-
-def _first(error):
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+        raise BundleError(
+            f"{path} does not hold fine, superclasses and superclass_of: {first_problem(error)}"
+        ) from error
 
 
 def _git_commit():

@@ -2,9 +2,20 @@
 
 import io
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+
+from helpers.address import find_address
+from helpers.layout import RegistryError
+from helpers.storage import StorageError, open_store
+from helpers.versions import PRODUCTION
+from helpers.workspace import bucket_url
+
+PATIENCE_S = 60.0
+ONCE = ("/rollback_model",)  # what does more when it is done twice
 
 
 @dataclass(frozen=True)
@@ -29,18 +40,53 @@ class Client:
         url: of the service, local or public.
         token: for the routes that change the model.
         timeout: seconds that an answer may take; a model from an unreachable bucket takes a minute to be refused.
+        patience: seconds in which a request that reached no service, or a busy one, is sent again; 0 sends it once.
+        find: says where the service is by now, before a request is sent again.
     """
 
-    def __init__(self, url: str, token: str | None = None, timeout: float = 90):
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        timeout: float = 90,
+        *,
+        patience: float = 0,
+        find: Callable[[], str] | None = None,
+    ):
         import requests
 
-        self.url, self.timeout = url.rstrip("/"), timeout
+        self.url, self.timeout, self.patience, self._find = url.rstrip("/"), timeout, patience, find
         self._session = requests.Session()
         self._session.headers["ngrok-skip-browser-warning"] = (
             "1"  # else ngrok's free plan answers with a page of its own
         )
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        alias: str = PRODUCTION,
+        *,
+        bucket: str = "",
+        token: str | None = None,
+        patience: float = PATIENCE_S,
+    ) -> "Client":
+        """A client of whichever service serves `alias` of the model `name`, wherever it is (`helpers.address`).
+
+        Args:
+            bucket: see `helpers.workspace.bucket_url`.
+
+        Raises:
+            UnknownAddress: if no service says where it is.
+        """
+        store = open_store(bucket_url(bucket))
+
+        def find():
+            return find_address(store, name, alias).url
+
+        return cls(find(), token, patience=patience, find=find)
 
     def predict_single(self, image: np.ndarray | bytes, name: str = "image.png") -> Reply:
         """The class of `image`: uint8 (height, width, 3) pixels, sent as PNG, or the bytes of a file called `name`."""
@@ -56,8 +102,24 @@ class Client:
         self._session.close()
 
     def _reply(self, method, path, **options):
-        started = time.perf_counter()
-        answer = self._session.request(method, self.url + path, timeout=self.timeout, **options)
+        import requests
+
+        started, pause = time.perf_counter(), 0.1
+        while True:
+            last = path in ONCE or time.perf_counter() - started + pause > self.patience
+            try:
+                answer = self._session.request(method, self.url + path, timeout=self.timeout, **options)
+                # The tunnel answers for a service that it does not reach.
+                if last or not (answer.status_code == 503 or "Ngrok-Error-Code" in answer.headers):
+                    break
+            except requests.ConnectionError:
+                if last:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+            if self._find is not None:
+                with suppress(StorageError, RegistryError):  # it may be starting
+                    self.url = self._find().rstrip("/")
         seconds = time.perf_counter() - started
         is_json = answer.headers.get("Content-Type", "").startswith("application/json")
         return Reply(answer.status_code, answer.json() if is_json else answer.text, seconds)

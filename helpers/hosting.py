@@ -21,9 +21,11 @@ from helpers.prediction_log import PredictionLog
 from helpers.predictor import Predictor
 from helpers.registry import RegistryError, UnknownModel
 from helpers.service import create_app
+from helpers.shadow import shadow
 from helpers.source import MODEL_DIR, ModelSource
 from helpers.storage import StorageError
 from helpers.watch import Watch, make_detector, make_monitor
+from helpers.watcher import follow
 from helpers.workspace import ROOT, secret
 
 START_S = 30.0
@@ -171,7 +173,9 @@ def _serve(arguments, stop):
                 require_token=not is_loopback(arguments.host),
                 rate_limit=arguments.rate_limit,
             )
-            with Server(app, arguments.host, arguments.port) as server:
+            following = follow(app.state.swapper, source.bucket, arguments.watch)
+            shadowing = shadow(app, source, arguments.shadow)
+            with Server(app, arguments.host, arguments.port) as server, following, shadowing:
                 print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
                 while server.running and not stop.wait(1):
                     pass
@@ -196,6 +200,10 @@ def _parser():
     add("--log", type=Path, help="file of a prediction log, gone on with if there is one; else none")
     add("--log-images", action="store_true", help="keep the images in it, for replays; 3 kB each")
     add("--rate-limit", metavar="RATE", help="predictions of one client address, e.g. 60/minute; else all it likes")
+    text = "follow the alias: look at it so often (1 without a number), and go back from what is worse"
+    add("--watch", type=float, nargs="?", const=1.0, metavar="SECONDS", help=text)
+    text = "share of the requests (0.1 without a number) that the candidate answers too, unseen; see /candidate"
+    add("--shadow", type=float, nargs="?", const=0.1, metavar="SHARE", help=text)
     return parser
 
 

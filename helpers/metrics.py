@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from helpers.listener import Batch
+
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONFIDENCES = tuple(i / 10 for i in range(1, 11))
@@ -26,6 +28,7 @@ class Metrics:
         self._requests = Counter("requests", "Requests answered", ("route", "status"), **options)
         self.batch_size = Histogram("batch_images", "Images in a batch of the engine", buckets=BATCH_SIZES, **options)
         self.engine = Histogram("engine_seconds", "Of a batch in the engine", buckets=SECONDS, **options)
+        self._failures = Counter("batch_failures", "Batches that a model could not answer", **options)
         self._confidence = Histogram(
             "confidence", "Probability of the class that was answered", buckets=CONFIDENCES, **options
         )
@@ -36,7 +39,7 @@ class Metrics:
         self.samplers: list[Callable[[], Iterable]] = [self._sample_classes]
         self.registry.register(_Sampler(self.samplers))
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
+    def responded(self, route: str, status: int, seconds: float) -> None:
         """Counts a request; `route` is its path as declared."""
         if (children := self._children.get((route, status))) is None:
             children = (self._requests.labels(route, status), self._latency.labels(route))
@@ -44,10 +47,14 @@ class Metrics:
         children[0].inc()
         children[1].observe(seconds)
 
-    def ran(self, images: int, seconds: float) -> None:
-        """Counts a batch of the engine."""
-        self.batch_size.observe(images)
-        self.engine.observe(seconds)
+    def answered(self, batch: Batch) -> None:
+        """Counts a batch of the engine; what `helpers.listener.Listener` asks for."""
+        self.batch_size.observe(len(batch.images))
+        self.engine.observe(batch.seconds)
+
+    def failed(self, version: str, error: Exception) -> None:
+        """Counts a batch that a model could not answer."""
+        self._failures.inc()
 
     def predicted(self, class_name: str, confidence: float) -> None:
         """Counts a prediction; from one thread."""

@@ -27,14 +27,7 @@ def resolve(store: Store, model_dir: str, cache: Path) -> Path:
         UnknownModel: if there is no such model.
         BundleError: if it is damaged.
     """
-    refusal = ModelDirError(
-        "model_dir must be models/<name>, models/<name>/aliases/<alias> or models/<name>/versions/<version>, alone or "
-        f"after {store.url}/, got {model_dir[:200]!r}"
-    )
-    match = _MODEL_DIR.fullmatch(model_dir.removeprefix(f"{store.url}/"))
-    if not match:
-        raise refusal
-    name, alias, version = match[1], match[2] or PRODUCTION, match[3]
+    name, alias, version = parse(store, model_dir)
     registry = Registry(store, name)
     try:
         found = None if version else registry.alias(alias)
@@ -44,4 +37,23 @@ def resolve(store: Store, model_dir: str, cache: Path) -> Path:
     except BundleError:
         raise
     except ValueError as error:  # the store follows no symbolic links
-        raise refusal from error
+        raise _refusal(store, model_dir) from error
+
+
+def parse(store: Store, model_dir: str) -> tuple[str, str, str | None]:
+    """The names of model, alias and version (None: the one that the alias points to) in `model_dir`.
+
+    Raises:
+        ModelDirError: as `resolve`.
+    """
+    match = _MODEL_DIR.fullmatch(model_dir.removeprefix(f"{store.url}/"))
+    if not match:
+        raise _refusal(store, model_dir)
+    return match[1], match[2] or PRODUCTION, match[3]
+
+
+def _refusal(store, model_dir):
+    return ModelDirError(
+        "model_dir must be models/<name>, models/<name>/aliases/<alias> or models/<name>/versions/<version>, alone or "
+        f"after {store.url}/, got {model_dir[:200]!r}"
+    )

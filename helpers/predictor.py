@@ -4,12 +4,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 
+from helpers.listener import Batch, Listeners
 from helpers.loader import IMAGE_SHAPE, LoadedModel, ModelRejected, Scores, load_model
 
 __all__ = [
@@ -88,6 +88,9 @@ class Predictor:
         queue_size: images that may wait; past it `submit` raises QueueFull.
         max_batch: images a batch; fewer where `model.batch_size` says so. A request of more is a batch of its own.
         deadline_s: seconds a request may wait for the engine; past it its future raises DeadlineExceeded.
+
+    Attributes:
+        listeners: told of every batch.
     """
 
     def __init__(
@@ -97,13 +100,13 @@ class Predictor:
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
         self.queue_size, self.max_batch, self.deadline_s = queue_size, max_batch, deadline_s
+        self.listeners = Listeners()
         self._model, self._previous = model, None
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
         self._closed = False
-        self.on_batch: Callable[[int, float], None] = lambda images, seconds: None  # told of each batch in the engine
         self._worker = threading.Thread(target=self._work, name="predictor", daemon=True)
         self._worker.start()
 
@@ -216,7 +219,7 @@ class Predictor:
         model = self._model  # read once: a swap must not split a batch
         try:
             return model, model.predict(images)
-        except ModelRejected:
+        except ModelRejected as error:
             with self._changed:
                 if self._model is model:  # nobody has changed it meanwhile
                     if self._previous is None:
@@ -224,22 +227,22 @@ class Predictor:
                     self._model, self._previous = self._previous, None
                 before, model = model, self._model
             log.exception("version %s failed; version %s serves again", before.version, model.version)
+            self.listeners.failed(before.version, error)
             return model, model.predict(images)
 
     def _answer(self, jobs):
-        images = np.concatenate([job.images for job in jobs])
-        started = time.monotonic()
+        images, started = np.concatenate([job.images for job in jobs]), time.monotonic()
         try:
             model, scores = self._predict(images)
         except Exception as error:
             log.exception("a batch of %d images failed on version %s", len(images), self._model.version)
             for job in jobs:
                 job.future.set_exception(error)
+            self.listeners.failed(self._model.version, error)
             return
         self._recent.extend(images)
         names, now, version = model.labels.fine, time.monotonic(), model.version
         indices, at = scores.probabilities.argmax(axis=1).tolist(), 0
-        self.on_batch(len(images), now - started)
         for job in jobs:
             about = (names, version, now - job.arrived, model)
             answers = [
@@ -248,3 +251,4 @@ class Predictor:
             ]
             at += len(answers)
             job.future.set_result(answers[0] if job.single else answers)
+        self.listeners.answered(Batch(images, scores.probabilities, version, now - started))

@@ -1,256 +1,148 @@
-"""Versions of models and the aliases that point to them, kept in an object store.
+"""The registry of models: all of it by name, and as a command, ``python -m helpers.registry``."""
 
-::
-
-    models/<name>/versions/<version>/<file>     a bundle; its manifest.json is written last
-    models/<name>/aliases/<alias>.json          {version, previous, reason, ...}, moved only by compare-and-swap
-
-A version without a manifest does not exist. The order of versions is that in which the store took their manifests.
-"""
-
-import fcntl
-import os
-import re
-import shutil
-import tempfile
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from hashlib import sha256
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from helpers.aliases import Alias
+from helpers.bundle import BundleError
+from helpers.diff import describe, diff
+from helpers.garbage import KEEP_HISTORY, KEEP_NEWEST, gc
+from helpers.layout import (
+    NAME,
+    VERSION,
+    BeingRemoved,
+    PromotionConflict,
+    RegistryError,
+    UnknownModel,
+    VersionConflict,
+)
+from helpers.storage import StorageError, open_store
+from helpers.versions import PRODUCTION, Registry, Version
+from helpers.workspace import bucket_url
 
-from helpers.bundle import FILES, MANIFEST, BundleError, read_bundle
-from helpers.storage import ObjectNotFound, PreconditionFailed, StorageUnavailable, Store
+__all__ = [
+    "NAME",
+    "PRODUCTION",
+    "VERSION",
+    "Alias",
+    "BeingRemoved",
+    "PromotionConflict",
+    "Registry",
+    "RegistryError",
+    "UnknownModel",
+    "Version",
+    "VersionConflict",
+    "describe",
+    "diff",
+    "gc",
+]
 
-PRODUCTION = "production"
-MAX_HISTORY = 50
-NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
-VERSION = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}"
-_VersionId = Annotated[str, Field(pattern=f"^{VERSION}$")]
-
-
-class RegistryError(Exception):
-    """What the registry refused, and what to do."""
-
-
-class UnknownModel(RegistryError):
-    """No such model, version or alias."""
-
-
-class VersionConflict(RegistryError):
-    """The version exists with other content."""
-
-
-class PromotionConflict(RegistryError):
-    """Another one moved the alias first."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A published version and the generation of its manifest, by which versions are ordered."""
-
-    version: str
-    generation: int
-
-
-class Alias(BaseModel):
-    """Where an alias points, why and since when, and the versions before it, latest last; `previous` is that latest."""
-
-    model_config = ConfigDict(frozen=True)
-
-    schema_version: Literal[1] = 1
-    version: _VersionId
-    previous: _VersionId | None
-    reason: str
-    moved: str
-    history: tuple[_VersionId, ...]
-    generation: int = Field(0, exclude=True)  # of the object, so not in it
+MODEL = "cifar100-vgg16"
 
 
-class Registry:
-    """The versions and aliases of the model `name` in `store`.
-
-    All methods raise the errors of `helpers.storage` where the store fails, and ValueError for a malformed argument.
-    """
-
-    def __init__(self, store: Store, name: str):
-        self.store, self.name = store, _check("name", NAME, name)
-
-    def publish(self, bundle_dir: Path) -> str:
-        """Verifies the bundle in `bundle_dir`, uploads it, the manifest last, and returns its version.
-
-        Safe to repeat: what is there already is compared and left, so an interrupted upload is completed.
-
-        Raises:
-            BundleError: if the folder is not a whole bundle of this model.
-            VersionConflict: if the version is there with other content.
-        """
-        bundle = read_bundle(bundle_dir)
-        if bundle.manifest.name != self.name:
-            raise BundleError(f"{bundle_dir} is a bundle of model {bundle.manifest.name!r}, not of {self.name!r}")
-        manifest = (bundle.path / MANIFEST).read_bytes()
-        if self._manifest(bundle.version) is None:
-            for file, entry in bundle.manifest.files.items():
-                data = (bundle.path / file).read_bytes()
-                if sha256(data).hexdigest() != entry.sha256:
-                    raise BundleError(f"{bundle.path / file} changed while it was published; write the bundle anew")
-                self._put(bundle.version, file, data)
-        self._put(bundle.version, MANIFEST, manifest)
-        return bundle.version
-
-    def versions(self) -> list[Version]:
-        """The published versions, oldest first."""
-        manifest = re.compile(f"{re.escape(self._key('versions/'))}({VERSION})/{re.escape(MANIFEST)}")
-        found = [(manifest.fullmatch(info.key), info) for info in self.store.list(self._key("versions/"))]
-        versions = [Version(match[1], info.generation) for match, info in found if match]
-        return sorted(versions, key=lambda version: version.generation)
-
-    def alias(self, alias: str = PRODUCTION) -> Alias | None:
-        """Where `alias` points, or None where there is no such alias."""
-        key = self._alias_key(alias)
-        try:
-            found = self.store.read(key)
-            return Alias.model_validate_json(found.data).model_copy(update={"generation": found.generation})
-        except ObjectNotFound:
-            return None
-        except ValidationError as error:
-            raise UnknownModel(f"{self.store.url}/{key} is no alias file; remove it and promote a version") from error
-
-    def promote(self, version: str, *, alias: str = PRODUCTION, reason: str, expected: int | None = None) -> Alias:
-        """Points `alias` to `version`, if nobody else moves it meanwhile; where it does already, nothing is written.
-
-        Args:
-            reason: why, for whoever reads the alias later.
-            expected: the generation of the alias on which the decision was based (0: there was none).
-                None takes the alias as it is now.
-
-        Raises:
-            UnknownModel: if the version is not published.
-            PromotionConflict: if the alias is not at `expected`, or another one was faster.
-        """
-        current = self._at(alias, expected)
-        if current and current.version == version:
-            return current
-        return self._move(alias, version, (*current.history, current.version) if current else (), reason, current)
-
-    def rollback(self, alias: str = PRODUCTION, *, reason: str, expected: int | None = None) -> Alias:
-        """Points `alias` to the version before; once more goes one further back. Arguments and errors as `promote`."""
-        current = self._at(alias, expected)
-        if current is None or current.previous is None:
-            raise UnknownModel(f"alias {alias!r} of model {self.name!r} has no version before; promote one instead")
-        return self._move(alias, current.previous, current.history[:-1], reason, current)
-
-    def download(self, version: str, cache: Path) -> Path:
-        """A verified copy of the bundle in ``<cache>/<name>/<version>``, fetched if it is not there or damaged.
-
-        Raises:
-            UnknownModel: if the version is not published.
-            BundleError: if what the store holds is damaged; it was fetched twice and is not kept.
-        """
-        target = Path(cache) / self.name / _check("version", VERSION, version)
-        if _is_valid(target):
-            return target
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(target.parent / ".lock", "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time fills the cache of a model
-                if not _is_valid(target):
-                    self._refresh(target)
-        except OSError as error:
-            what = f"cannot keep {version} in {cache}: {error.strerror}"
-            raise StorageUnavailable(f"{what}; make room or choose another folder") from error
-        return target
-
-    def _refresh(self, target):
-        for leftover in target.parent.glob(".download-*"):  # of a process that was killed
-            shutil.rmtree(leftover)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
-            try:
-                fetched = self._fetch(target.name, Path(folder, "first"))
-            except BundleError:
-                fetched = self._fetch(target.name, Path(folder, "second"))
-            if target.exists():
-                os.rename(target, Path(folder, "damaged"))
-            os.rename(fetched, target)
-
-    def _fetch(self, version, folder):
-        if self._manifest(version) is None:
-            raise self._unknown(version)
-        folder.mkdir()
-        for file in (MANIFEST, *FILES):
-            try:
-                (folder / file).write_bytes(self.store.read(self._key("versions", version, file)).data)
-            except ObjectNotFound:
-                continue  # read_bundle names what is missing
-        try:
-            manifest = read_bundle(folder).manifest
-        except BundleError as error:
-            where = f"{self.store.url}/{self._key('versions', version)}"
-            raise BundleError(str(error).replace(str(folder), where)) from error
-        if (manifest.name, manifest.version) != (self.name, version):
-            found = f"{self._key('versions', version)} holds {manifest.name} {manifest.version}"
-            raise BundleError(f"{found}; remove it and publish that bundle in its own place")
-        return folder
-
-    def _put(self, version, file, data):
-        key = self._key("versions", version, file)
-        try:
-            self.store.write(key, data, if_generation=0)
-        except PreconditionFailed:
-            if self.store.read(key).data != data:
-                rule = "versions never change; write the bundle anew, under a version of its own"
-                raise VersionConflict(f"{self.store.url}/{key} has other content: {rule}") from None
-
-    def _manifest(self, version):
-        try:
-            return self.store.read(self._key("versions", version, MANIFEST)).data
-        except ObjectNotFound:
-            return None
-
-    def _at(self, alias, expected):
-        current = self.alias(alias)
-        if expected is not None and expected != (current.generation if current else 0):
-            raise self._lost(alias, current)
-        return current
-
-    def _move(self, alias, version, history, reason, current):
-        if self._manifest(_check("version", VERSION, version)) is None:
-            raise self._unknown(version)
-        history, moved = history[-MAX_HISTORY:], datetime.now(UTC).isoformat(timespec="seconds")
-        previous = history[-1] if history else None
-        new = Alias(version=version, previous=previous, reason=reason, moved=moved, history=history)
-        data, expected = new.model_dump_json(indent=2).encode(), current.generation if current else 0
-        try:
-            generation = self.store.write(self._alias_key(alias), data, if_generation=expected)
-        except PreconditionFailed:
-            raise self._lost(alias, self.alias(alias)) from None
-        return new.model_copy(update={"generation": generation})
-
-    def _key(self, *parts):
-        return "/".join(("models", self.name, *parts))
-
-    def _alias_key(self, alias):
-        return self._key("aliases", f"{_check('alias', NAME, alias)}.json")
-
-    def _unknown(self, version):
-        return UnknownModel(f"model {self.name!r} has no version {version!r} in {self.store.url}; publish it first")
-
-    def _lost(self, alias, winner):
-        state = f"points to {winner.version} ({winner.reason})" if winner else "does not exist"
-        now = f"it {state}, at generation {winner.generation if winner else 0}"
-        return PromotionConflict(f"alias {alias!r} of {self.name!r} was moved by another: {now}; look and decide again")
-
-
-def _is_valid(folder):
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the command line says and prints it; returns the exit code."""
+    arguments = _parser().parse_args(argv)
     try:
-        return read_bundle(folder).version == folder.name
-    except BundleError:
-        return False
+        registry = Registry(open_store(bucket_url(arguments.bucket)), arguments.name)
+        for line in arguments.run(registry, arguments):
+            print(line)
+    except (RegistryError, StorageError, BundleError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def _check(argument, pattern, value):
-    if not re.fullmatch(pattern, value):
-        raise ValueError(f"{argument} must match {pattern}, got {value!r}")
-    return value
+def _list(registry, _):
+    aliases = registry.aliases()
+    for version in registry.versions():
+        named = [name for name, alias in aliases.items() if alias.version == version.version]
+        yield " ".join([version.version, *named])
+
+
+def _show(registry, arguments):
+    for name, alias in registry.aliases().items():
+        if arguments.version in (name, alias.version):
+            yield f"{name} since {alias.moved} by {alias.who or 'unknown'}: {alias.reason}"
+            yield f"  before: {', '.join(reversed(alias.history)) or 'nothing'}"
+    yield from _table(registry, [arguments.version])
+
+
+def _diff(registry, arguments):
+    yield from _table(registry, [arguments.old, arguments.new])
+
+
+def _table(registry, names):
+    versions = [registry.find(name) for name in names]
+    rows = [("", *versions)]
+    if len(versions) == 2:
+        rows += [(each.field, each.old, each.new) for each in diff(registry, *versions)]
+    else:
+        rows += describe(registry, versions[0]).items()
+    width = max(len(row[0]) for row in rows)
+    for field, *values in rows:
+        yield f"{field:<{width}}  {'  ->  '.join(map(str, values))}"
+
+
+def _promote(registry, arguments):
+    version = registry.find(arguments.version)
+    moved = registry.promote(version, alias=arguments.alias, reason=arguments.reason, who=arguments.who)
+    yield f"{arguments.alias} points to {moved.version} (before: {moved.previous or 'nothing'})"
+
+
+def _rollback(registry, arguments):
+    moved = registry.rollback(arguments.alias, reason=arguments.reason, who=arguments.who)
+    yield f"{arguments.alias} points to {moved.version} again (before: {moved.previous or 'nothing'})"
+
+
+def _pull(registry, arguments):
+    yield f"{registry.pull(registry.find(arguments.version), arguments.folder)} holds a verified copy"
+
+
+def _gc(registry, arguments):
+    garbage = gc(registry, keep=arguments.keep, history=arguments.history, dry_run=arguments.dry_run)
+    word = "would be removed" if arguments.dry_run else "removed"
+    yield from (f"{version} {word}" for version in garbage.removed)
+    yield f"{len(garbage.removed)} {word}, {len(garbage.kept)} kept"
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m helpers.registry", description="Versions and aliases of a model.")
+    parser.add_argument(
+        "--bucket", default="", help="url of the store; else $SUITE_BUCKET, else the folder store/ here"
+    )
+    parser.add_argument("--name", default=MODEL, help=f"of the model (default: {MODEL})")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run, name, text, *positional):
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        for argument, what in positional:
+            added.add_argument(argument, help=what)
+        return added
+
+    version = ("version", "of the model, or an alias that points to it")
+    command(_list, "list", "the versions, oldest first, and the aliases that point to them")
+    command(_show, "show", "metrics, config, data and sizes of a version", version)
+    command(_diff, "diff", "what differs between two versions", ("old", version[1]), ("new", version[1]))
+    moves = [
+        command(_promote, "promote", "points an alias to a version", version),
+        command(_rollback, "rollback", "points an alias to the version before"),
+    ]
+    for added in moves:
+        added.add_argument("--alias", default=PRODUCTION, help=f"default: {PRODUCTION}")
+        added.add_argument("--reason", required=True, help="why, for whoever reads the alias later")
+        added.add_argument("--who", default="", help="for the same (default: the user's name)")
+    pull = command(_pull, "pull", "a verified copy of a version", version)
+    pull.add_argument("folder", type=Path, help="new")
+    sweep = command(_gc, "gc", "removes versions that no alias and no server needs")
+    sweep.add_argument("--keep", type=int, default=KEEP_NEWEST, help=f"of the newest (default: {KEEP_NEWEST})")
+    sweep.add_argument("--history", type=int, default=KEEP_HISTORY, help=f"of each alias (default: {KEEP_HISTORY})")
+    sweep.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,17 @@ import anyio
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from helpers.answers import HOME_PAGE, MANY_IMAGES, ONE_IMAGE, BatchAnswer, Message, ModelCard, PredictionAnswer, Status
+from helpers.answers import (
+    HOME_PAGE,
+    MANY_IMAGES,
+    ONE_IMAGE,
+    BatchAnswer,
+    CandidateComparison,
+    Message,
+    ModelCard,
+    PredictionAnswer,
+    Status,
+)
 from helpers.guard import RequestFrame, admin_guard
 from helpers.inference import Inference
 from helpers.metrics import Metrics
@@ -56,7 +66,8 @@ def create_app(
     metrics = Metrics()
     recorder = Recorder(log, metrics, watch)
     inference = Inference(predictor, recorder, RateLimit(rate_limit) if rate_limit else None)
-    predictor.on_batch = metrics.ran
+    swapper = Swapper(predictor, load, model_dir)
+    predictor.listeners.add(metrics)
 
     @asynccontextmanager
     async def lifespan(app):
@@ -78,10 +89,11 @@ def create_app(
     )
     app.state.draining = False
     app.state.recorder = recorder
-    app.add_middleware(RequestFrame, max_body_bytes=max_body_bytes, answered=metrics.answered)
+    app.state.swapper = swapper
+    app.state.shadow = None
+    app.add_middleware(RequestFrame, max_body_bytes=max_body_bytes, answered=metrics.responded)
     app.include_router(_prediction_routes(inference))
-    swapper, guard = Swapper(predictor, load, model_dir), admin_guard(admin_token, require_token)
-    app.include_router(_model_routes(swapper, guard, metrics))
+    app.include_router(_model_routes(swapper, admin_guard(admin_token, require_token), metrics))
     app.include_router(monitoring_routes(recorder, predictor, admin_token))
     app.include_router(_health_routes(inference))
     app.include_router(open_inference_routes(inference))
@@ -191,6 +203,14 @@ def _model_routes(swapper, guard, metrics):
     async def describe_model() -> ModelCard:
         """The model that answers now."""
         return ModelCard.of(swapper.predictor.model, swapper.model_dir)
+
+    @router.get("/candidate", operation_id="compare_candidate", responses=problems(404))
+    async def compare_candidate(request: Request) -> CandidateComparison:
+        """What the candidate would have said to the requests of late, beside what was answered."""
+        shadow = request.app.state.shadow
+        if comparison := shadow and shadow.comparison():
+            return CandidateComparison(**vars(comparison))
+        raise HTTPException(404, "no candidate runs beside this model; start the server with --shadow, and promote one")
 
     router.include_router(admin)
     return router

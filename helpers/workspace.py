@@ -35,10 +35,15 @@ def secret(name: str) -> str | None:
     file = os.environ.get(f"{name}_FILE", "").strip()
     if value or not file:
         return value or None
+    return read_private(f"{name}_FILE", file).strip() or None
+
+
+def read_private(name: str, file: str) -> str:
+    """The text of `file`, which the variable `name` names and its owner alone may read; else PermissionError."""
     mode = stat.S_IMODE(os.stat(file).st_mode)
     if mode & 0o077:
-        raise PermissionError(f"{name}_FILE: {file} can be read by others (mode {mode:04o}); run: chmod 600 {file}")
-    return Path(file).read_text(encoding="utf-8").strip() or None
+        raise PermissionError(f"{name}: {file} can be read by others (mode {mode:04o}); run: chmod 600 {file}")
+    return Path(file).read_text(encoding="utf-8")
 
 
 def adopt_colab_secrets(*names: str) -> None:

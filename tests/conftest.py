@@ -35,12 +35,6 @@ def pytest_configure():
     os.environ.setdefault("SUITE_RUNS", str(folder / "runs"))
 
 
-@pytest.fixture
-def count(request):
-    """``count(quick, full)``: how many, by whether the long suite runs."""
-    return lambda quick, full: full if request.config.getoption("--long") else quick
-
-
 def make_bundle(directory: Path, seed: int = 0, **changes):
     """A valid bundle of a narrow network with random weights; another `seed` gives other answers."""
     random = np.random.default_rng(seed)
@@ -107,6 +101,12 @@ def reference_probabilities(weights, config, images):
         path = Path(folder) / "model.onnx"
         write_onnx(path, weights, config)
         return ReferenceEvaluator(str(path)).run(["probabilities"], {"images": images})[0]
+
+
+@pytest.fixture(scope="session")
+def count(request):
+    """``count(quick, full)``: how many, by whether the long suite runs."""
+    return lambda quick, full: full if request.config.getoption("--long") else quick
 
 
 @pytest.fixture

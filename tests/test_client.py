@@ -3,10 +3,13 @@
 import io
 import json
 import threading
+import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 from helpers.client import Client, encode_png
@@ -86,3 +89,60 @@ def test_an_answer_that_is_no_json_comes_back_as_text(client):
 def test_an_image_is_encoded_in_the_mode_and_kind_asked_for(mode, kind):
     with Image.open(io.BytesIO(encode_png(PICTURE, mode, kind))) as image:
         assert (image.mode, image.format, image.size) == (mode, kind, (32, 32))
+
+
+# Wherever the service is
+
+
+class Busy(Recorder):
+    """Answers 503 so often as `server.busy` says, then as `Recorder`."""
+
+    def handle_request(self):
+        self.server.times += 1
+        if self.server.times > self.server.busy:
+            super().handle_request()
+            return
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = handle_request
+
+
+@contextmanager
+def serving(handler, **attributes):
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        vars(server).update(attributes)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("path", "patience", "status", "times"), [
+    ("/model", 5, 418, 3),
+    ("/model", 0, 503, 1),
+    ("/rollback_model", 5, 503, 1),
+])  # fmt: skip
+def test_a_busy_service_is_asked_again_where_that_does_no_harm(path, patience, status, times):
+    with serving(Busy, busy=2, times=0) as server:
+        client = Client(f"http://127.0.0.1:{server.server_port}", patience=patience)
+        assert client.get(path).status == status
+        assert server.times == times
+        client.close()
+
+
+def test_without_patience_a_service_that_is_not_there_is_an_error_at_once():
+    client = Client("http://127.0.0.1:9")
+    with pytest.raises(requests.ConnectionError):
+        client.predict_single(PICTURE)
+
+
+def test_with_patience_it_is_an_error_when_that_is_spent():
+    client, started = Client("http://127.0.0.1:9", patience=0.5), time.monotonic()
+    with pytest.raises(requests.ConnectionError):
+        client.predict_single(PICTURE)
+    assert 0.2 < time.monotonic() - started < 2

@@ -269,6 +269,22 @@ def test_a_log_that_is_none_ends_the_command_with_one_sentence_and_stays(bucket,
     assert (tmp_path / "notes.txt").read_text().startswith("not a log, but")
 
 
+def test_with_watch_the_command_follows_the_alias(tmp_path, bundle):
+    registry = Registry(open_store(str(tmp_path / "store")), "cifar100-vgg16")
+    registry.promote(registry.publish(bundle.path), reason="first")
+    second = make_bundle(tmp_path / "second", name="cifar100-vgg16", model_card="# two")
+    registry.publish(second.path)
+    with command("--bucket", tmp_path / "store", "--watch", "0.2", XDG_CACHE_HOME=str(tmp_path)) as process:
+        _, url = first_line(process)
+        with httpx2.Client(base_url=url, verify=False) as client:
+            assert client.get("/model").json()["version"] == bundle.version
+            registry.promote(second.version, reason="next")
+            wait_until(lambda: client.get("/model").json()["version"] == second.version)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=15)
+        assert process.returncode == 0
+
+
 def test_sigterm_lets_requests_under_way_finish(bucket, tmp_path):
     with command("--bucket", bucket, XDG_CACHE_HOME=str(tmp_path)) as process:
         _, url = first_line(process)

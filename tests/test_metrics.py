@@ -142,6 +142,6 @@ def test_every_alert_says_what_happened_and_what_to_do():
 
 def test_two_apps_count_apart():
     first, second = Metrics(), Metrics()
-    first.answered("/predict", 200, 0.01)
+    first.responded("/predict", 200, 0.01)
     assert b"suite_requests_total{" in first.render()
     assert b"suite_requests_total{" not in second.render()

@@ -134,6 +134,7 @@ def test_make_alone_lists_every_target():
         "bench-ablation",
         "bench-serving",
         "bench-drift",
+        "test-gcs",
         "test-long",
     }
     assert {line.split()[1] for line in make().stdout.splitlines()} == targets

@@ -1,7 +1,9 @@
 """Publishing, promoting and pulling models, on a folder and on the fake Google Cloud Storage."""
 
+import getpass
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,7 @@ from conftest import make_bundle
 
 from helpers.bundle import FILES, MANIFEST, BundleError, read_bundle
 from helpers.model_dir import ModelDirError, resolve
-from helpers.registry import PromotionConflict, Registry, UnknownModel, VersionConflict
+from helpers.registry import PromotionConflict, Registry, UnknownModel, VersionConflict, main
 from helpers.storage import Object, ObjectNotFound, StorageUnavailable, open_store
 from helpers.workspace import ROOT
 
@@ -205,8 +207,10 @@ def test_the_alias_file_says_version_previous_and_reason(three):
     three.promote(V1, reason="first")
     three.promote(V2, reason="better by 2 points")
     file = json.loads(three.store.read("models/tiny/aliases/production.json").data)
-    assert set(file) == {"schema_version", "version", "previous", "reason", "moved", "history"}
+    assert set(file) == {"schema_version", "version", "previous", "reason", "who", "moved", "history"}
     assert (file["version"], file["previous"], file["reason"]) == (V2, V1, "better by 2 points")
+    assert file["who"] == getpass.getuser()
+    assert three.rollback(reason="worse", who="nightly").who == "nightly"
 
 
 def test_only_published_versions_are_promoted(registry):
@@ -234,8 +238,8 @@ def test_a_promotion_based_on_an_old_state_is_refused_and_names_the_winner(three
     assert three.alias() == second
 
 
-def test_of_eight_promoters_one_wins_each_round(three):
-    generation, barrier = 0, threading.Barrier(8)
+def test_of_sixteen_promoters_one_wins_each_round(three, count):
+    generation, barrier = 0, threading.Barrier(16)
 
     def attempt(number, version, expected):
         barrier.wait()
@@ -244,9 +248,10 @@ def test_of_eight_promoters_one_wins_each_round(three):
         except PromotionConflict as error:
             return str(error)
 
-    with ThreadPoolExecutor(8) as pool:
-        for versions in ((V1, V2), (V3, V3), (V1, V2)):  # never the one that is in production: that is no move
-            results = list(pool.map(attempt, range(8), versions * 4, [generation] * 8))
+    with ThreadPoolExecutor(16) as pool:
+        for round_ in range(count(3, 500)):  # never the version that is in production: that is no move
+            versions = ((V1, V2), (V3, V3))[round_ % 2]
+            results = list(pool.map(attempt, range(16), versions * 8, [generation] * 16))
             (winner,) = [result for result in results if not isinstance(result, str)]
             assert three.alias() == winner
             losers = [result for result in results if isinstance(result, str)]
@@ -404,6 +409,71 @@ def test_a_cache_that_cannot_be_written_says_so(folder, bundle, tmp_path):
     assert str(error.value) == (
         f"cannot keep {V1} in {tmp_path / 'cache'}: Not a directory; make room or choose another folder"
     )
+
+
+def test_a_pulled_version_is_a_verified_bundle_in_a_new_folder(registry, bundle, tmp_path):
+    registry.publish(bundle(V1))
+    assert registry.pull(V1, tmp_path / "new" / "here") == tmp_path / "new" / "here"
+    assert read_bundle(tmp_path / "new" / "here").version == V1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["here"]
+    with pytest.raises(FileExistsError, match=r"folder must be new, but .*here exists; choose another"):
+        registry.pull(V1, tmp_path / "new" / "here")
+
+
+# The command
+
+
+def run(store, capsys, *arguments):
+    """Exit code, lines printed, and the error of ``python -m helpers.registry``."""
+    code = main(["--bucket", store.url, "--name", "tiny", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return code, printed.out.splitlines(), printed.err
+
+
+def test_the_command_promotes_shows_compares_and_rolls_back(folder, bundle, capsys):
+    for version in (V1, V2):
+        Registry(folder, "tiny").publish(bundle(version))
+    for version, before in ((V1, "nothing"), (V2, V1)):
+        moved = run(folder, capsys, "promote", version, "--reason", "better", "--who", "ci")
+        assert moved == (0, [f"production points to {version} (before: {before})"], "")
+    assert run(folder, capsys, "list") == (0, [V1, f"{V2} production"], "")
+    _, shown, _ = run(folder, capsys, "show", "production")
+    assert re.fullmatch(r"production since \S+ by ci: better", shown[0])
+    assert shown[1] == f"  before: {V1}"
+    assert "evaluation.top1  0.01" in [" ".join(line.split()).replace("top1 ", "top1  ") for line in shown]
+    assert run(folder, capsys, "diff", V1, "production")[1] == [f"  {V1}  ->  {V2}"]
+    assert run(folder, capsys, "rollback", "--reason", "worse")[1] == [
+        f"production points to {V1} again (before: nothing)"
+    ]
+
+
+def test_the_command_pulls_and_removes(folder, bundle, capsys, tmp_path):
+    for version in (V1, V2, V3):
+        Registry(folder, "tiny").publish(bundle(version))
+    assert run(folder, capsys, "gc", "--keep", 1, "--dry-run")[1] == [
+        f"{V1} would be removed",
+        f"{V2} would be removed",
+        "2 would be removed, 1 kept",
+    ]
+    assert run(folder, capsys, "gc", "--keep", 2)[1] == [f"{V1} removed", "1 removed, 2 kept"]
+    assert run(folder, capsys, "pull", V2, tmp_path / "copy") == (0, [f"{tmp_path / 'copy'} holds a verified copy"], "")
+    assert read_bundle(tmp_path / "copy").version == V2
+
+
+def test_the_command_says_in_one_sentence_what_it_cannot_do(folder, capsys):
+    cases = {
+        ("promote", V1, "--reason", "x"): f"model 'tiny' has no version '{V1}' in {folder.url}; publish it first",
+        ("show", "candidate"): f"model 'tiny' has no alias 'candidate' in {folder.url}; promote a version to it",
+        ("gc", "--keep", 0): "keep must be at least 1 and history at least 0, got 0 and 5",
+    }
+    for arguments, sentence in cases.items():
+        assert run(folder, capsys, *arguments) == (1, [], f"error: {sentence}\n")
+
+
+def test_the_command_has_the_name_that_the_readme_gives_it(folder):
+    command = [sys.executable, "-m", "helpers.registry", "--bucket", folder.url, "list"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
 
 
 # resolve

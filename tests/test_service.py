@@ -682,6 +682,7 @@ def test_the_openapi_document_describes_every_route(client):
         ("GET", "/metrics"),
         ("GET", "/drift"),
         ("POST", "/feedback"),
+        ("GET", "/candidate"),
         ("GET", "/health/live"),
         ("GET", "/health/ready"),
         ("GET", "/v2"),

@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.address import UnknownAddress, publish_address
+from helpers.client import Client
+from helpers.storage import open_store
 from helpers.tunnel import Tunnel, TunnelError, tunnel_obstacle
 
 AGENT = Path(__file__).with_name("ngrok_agent.py")
@@ -275,3 +278,41 @@ def test_an_agent_that_can_be_neither_found_nor_downloaded_is_an_error_with_the_
         Tunnel(8000).start()
     assert str(caught.value).startswith("the ngrok agent is not here and cannot be downloaded (")
     assert str(caught.value).endswith(f"; {SET_UP}")
+
+
+# A client that knows the model's name
+
+
+def test_a_client_by_name_survives_a_tunnel_that_comes_back_elsewhere(agent, local_server, tmp_path):
+    agent()
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(UnknownAddress):
+        Client.of("tiny", bucket=store.url)
+    with Tunnel(local_server) as tunnel:
+        publish_address(store, tunnel.public_url, "tiny")
+        client = Client.of("tiny", bucket=store.url, patience=20)
+        assert client.predict_single(b"image").status == 201
+        first = tunnel.public_url
+        tunnel.stop()
+
+        def restart():
+            time.sleep(0.5)
+            publish_address(store, tunnel.start(), "tiny")
+
+        thread = threading.Thread(target=restart)
+        thread.start()
+        assert client.predict_single(b"image").status == 201
+        thread.join()
+        assert client.url == tunnel.public_url != first
+        client.close()
+
+
+def test_a_tunnel_that_does_not_reach_its_service_is_asked_again(agent, local_server, tmp_path):
+    agent()
+    store = open_store(str(tmp_path / "store"))
+    with Tunnel(9) as tunnel:
+        publish_address(store, tunnel.public_url, "tiny")
+        client = Client.of("tiny", bucket=store.url, patience=20)
+        publish_address(store, f"http://127.0.0.1:{local_server}", "tiny")
+        assert client.predict_single(b"image").status == 201
+        client.close()
