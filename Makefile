@@ -5,8 +5,8 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-long test-gcs lab serve evaluate lock lint format clean \
-	bench-training bench-ablation bench-serving bench-drift
+.PHONY: help run test test-long test-gcs lab serve evaluate lock lint format clean
+.PHONY: bench-training bench-ablation bench-serving bench-drift
 
 VENV := .venv
 PEERS := .peers

@@ -86,9 +86,12 @@ class Recorder:
         """As `helpers.feedback.keep_label`, in the thread; what waits is written first, so that it is found.
 
         The future raises LogUnavailable where the disk takes nothing.
+
+        Raises:
+            UnknownRequest: where no log is kept at all.
         """
         if not self.log or not self._running:
-            raise LogUnavailable("this server keeps no prediction log; start it with --log to send feedback")
+            raise UnknownRequest("this server keeps no prediction log; start it with --log to send feedback")
         future: Future = Future()
         self._labels.append((future, (request_id, position, label)))
         self._wake.set()

@@ -160,8 +160,8 @@ def test_where_the_log_takes_nothing_feedback_is_503_and_predictions_go_on(servi
     assert service.client.post("/feedback", json={"request_id": known, "label": 5}).status_code == 200
 
 
-def test_without_a_log_feedback_is_503(shop):  # noqa: F811
+def test_without_a_log_every_request_is_unknown(shop):  # noqa: F811
     with serve(shop) as service:
         answer = service.client.post("/feedback", json={"request_id": "x", "label": 5})
-    assert answer.status_code == 503
+    assert answer.status_code == 404
     assert answer.json()["detail"] == "this server keeps no prediction log; start it with --log to send feedback"

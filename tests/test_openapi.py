@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from schemathesis import GenerationMode, checks
 
 from helpers.hosting import Server
 from helpers.model_dir import resolve
+from helpers.prediction_log import PredictionLog
 from helpers.predictor import Predictor, load_model
 from helpers.registry import Registry
 from helpers.service import create_app
 from helpers.storage import open_store
+from helpers.watch import Watch, make_detector, make_monitor
 
 CHECKS = [
     checks.not_a_server_error,
@@ -46,7 +49,11 @@ def url(folder):
         return load_model(resolve(store, model_dir, folder / "cache"))
 
     predictor = Predictor(load("models/tiny"))
-    with Server(create_app(predictor, load, "models/tiny"), port=0) as server:
+    watch = Watch(make_detector, make_monitor)
+    with (
+        closing(PredictionLog(folder / "predictions.db")) as log,
+        Server(create_app(predictor, load, "models/tiny", log=log, watch=watch), port=0) as server,
+    ):
         yield server.url
     predictor.close()
 

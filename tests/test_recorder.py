@@ -9,7 +9,7 @@ import pytest
 from conftest import make_bundle
 from held_model import wait_until
 
-from helpers.feedback import LabelConflict, LogUnavailable, UnknownRequest, WrongPosition
+from helpers.feedback import LabelConflict, UnknownRequest, WrongPosition
 from helpers.image_statistics import describe_images
 from helpers.log_reader import LogReader
 from helpers.metrics import Metrics
@@ -197,7 +197,7 @@ def test_without_a_log_predictions_are_counted_and_feedback_is_refused(answers):
     recorder = Recorder(None, metrics, Watch(Detector))
     with recorder.running():
         recorder.put("x", answers[0], 0.1)
-        with pytest.raises(LogUnavailable, match="this server keeps no prediction log; start it with --log"):
+        with pytest.raises(UnknownRequest, match="this server keeps no prediction log; start it with --log"):
             recorder.label("x", 0, 3)
     assert recorder.waiting == recorder.lost == 0
     assert recorder.watch.reports()["drift"]["samples"] == 6
