@@ -57,7 +57,7 @@ def monitoring_routes(recorder: Recorder, predictor, token: str | None) -> APIRo
             raise HTTPException(404, "drift is not followed here; serve a model with a reference, and send it images")
         return report
 
-    @router.post("/feedback", operation_id="tell_true_class", responses=problems(404, 408, 409, 413, 422, 503))
+    @router.post("/feedback", operation_id="tell_true_class", responses=problems(400, 404, 408, 409, 413, 422, 503))
     async def feedback(said: Feedback) -> FeedbackAnswer:
         """Keeps the true class of a picture that was answered; the same again changes nothing, another one is 409."""
         names = predictor.model.labels.fine

@@ -124,6 +124,15 @@ def gcs(monkeypatch):
         yield server
 
 
+@pytest.fixture
+def own_wandb(monkeypatch, tmp_path):
+    """No key, no netrc, no W&B setting of whoever runs the tests, nor the way to a service that a test has ended."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
 @pytest.fixture(scope="session")
 def cifar100():
     """The real CIFAR-100; what needs it is skipped where ``CIFAR100_DIR`` does not name a folder that holds it."""

@@ -19,15 +19,7 @@ from helpers.wandb_file import read_history, read_records
 from helpers.workspace import ROOT
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # W&B checks that a key has 40 characters
-
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch, tmp_path):
-    """No key, no netrc, no W&B setting of whoever runs the tests."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_wandb")
 
 
 @pytest.fixture

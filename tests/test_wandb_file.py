@@ -4,8 +4,7 @@ from helpers.tracking import finish_run, start_run
 from helpers.wandb_file import read_history
 
 
-def test_a_run_is_read_back_and_a_file_that_was_cut_off_as_far_as_it_goes(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_a_run_is_read_back_and_a_file_that_was_cut_off_as_far_as_it_goes(tmp_path, own_wandb):
     run = start_run("monitor", directory=tmp_path)
     for step in range(1, 2001):
         run.log({"value": step * 0.5, "text": "x" * 40}, step=step, commit=True)
