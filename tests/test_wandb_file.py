@@ -1,7 +1,8 @@
 import pytest
+from held_model import wait_until
 
 from helpers.tracking import finish_run, start_run
-from helpers.wandb_file import read_history
+from helpers.wandb_file import read_history, read_records
 
 
 def test_a_run_is_read_back_and_a_file_that_was_cut_off_as_far_as_it_goes(tmp_path, own_wandb):
@@ -10,6 +11,8 @@ def test_a_run_is_read_back_and_a_file_that_was_cut_off_as_far_as_it_goes(tmp_pa
         run.log({"value": step * 0.5, "text": "x" * 40}, step=step, commit=True)
     assert finish_run(run)
     (file,) = tmp_path.rglob("*.wandb")
+    # W&B's service writes the end of the file a moment after run.finish() has returned.
+    wait_until(lambda: "exit" in [record.WhichOneof("record_type") for record in read_records(file)])
     history = read_history(file)
     assert [(row["_step"], row["value"]) for row in history] == [(step, step * 0.5) for step in range(1, 2001)]
     data = file.read_bytes()
