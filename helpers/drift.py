@@ -27,7 +27,7 @@ class DriftReport:
         needed: how many more until a shift of any score by 0.7 standard deviations (of its normal scores), there from
             the first image, would have been seen with a chance of 90 %; 0 once there are enough.
         alpha: the chance at most of a false alarm, ever, however often one looks.
-        since: the image, from 1, at which the drift most likely began; None without drift.
+        since: the image, from 1, at which the drift most likely began, by the score that rang first; None without.
         alarm: the image at which the alarm rang; None without drift.
         scores: those that crossed the line, strongest first.
         effects: mean rank among the reference minus one half, -0.5 to 0.5, of each score, over the latest of the
@@ -133,7 +133,7 @@ class DriftDetector:
         """The verdict after all images so far."""
         capital, drift = self._martingale.capital, self._alarm is not None
         needed = max(0, images_to_see(self.alpha) - self.images)
-        since = self._crossed[min(self._crossed, key=self._crossed.get)] if drift else None
+        since = next(iter(self._crossed.values())) if drift else None
         effects = self._effects(since) if drift else np.zeros(0)
         grew, shrank = self._superclasses(since) if drift else ((), ())
         return DriftReport(

@@ -39,7 +39,7 @@ def _none(model: LoadedModel) -> None:
 class Watch:
     """The detector and the monitor of the model that serves; thread-safe. What they raise is logged, never raised.
 
-    A model that takes over gets new ones: its scores are others.
+    A version that takes over gets new ones: its scores are others. One that is only loaded again keeps its own.
 
     Args:
         make_detector, make_monitor: called with each model that takes over; None where there is none for it.
@@ -67,7 +67,7 @@ class Watch:
         """
         images = np.stack([prediction.image for prediction in predictions])
         with self._lock, self._outage:
-            if model is not self._model:
+            if self._model is None or model.version != self._model.version:
                 self._model, self.detector, self.monitor = model, None, None
                 self.detector, self.monitor = self._make_detector(model), self._make_monitor(model)
             if self.monitor:

@@ -49,6 +49,16 @@ def test_a_model_that_takes_over_is_watched_anew(model, tmp_path):
     assert watch.reports()["drift"]["images"] == 5
 
 
+def test_a_version_that_is_loaded_again_is_watched_on(model):
+    watch = Watch(make_detector, make_monitor)
+    watch.look(model, predict(model))
+    again = load_model(model.bundle.path)
+
+    watch.look(again, predict(again, 5))
+
+    assert watch.reports()["drift"]["images"] == 25
+
+
 def test_feedback_counts_for_the_model_that_serves_alone(model):
     watch = Watch(make_detector, make_monitor)
     watch.look(model, predict(model))
