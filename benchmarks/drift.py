@@ -201,7 +201,13 @@ def main(arguments: list[str] | None = None) -> None:
     add("--clean", type=int, default=500, metavar="N", help="clean images before it (%(default)s)")
     add("--per-class", type=int, default=20, metavar="N", help="test images of each class to change (%(default)s)")
     add("--families", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS), metavar="NAME", help="corruptions")
-    add("--river", nargs="*", choices=("ADWIN", "KSWIN"), default=["ADWIN", "KSWIN"], help="river's detectors to run")
+    add(
+        "--river",
+        nargs="*",
+        choices=("ADWIN", "KSWIN"),
+        default=["ADWIN"],
+        help="river's to run; KSWIN is far slower (ADWIN)",
+    )
     add("--river-streams", type=int, default=50, metavar="N", help="clean streams of river's (%(default)s)")
     add("--river-repeats", type=int, default=3, metavar="N", help="streams of each change of river's (%(default)s)")
     add("--output", type=Path, default=RESULT, metavar="FILE", help="JSON file (benchmarks/results/drift.json)")
