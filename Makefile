@@ -30,12 +30,12 @@ test: $(VENV)/test.stamp ## run all tests and the notebooks (ARGS="-k storage")
 	echo "all is well; 'make run' runs the suite, 'make help' lists what else there is"
 
 test-long: $(VENV)/test.stamp ## full counts of odd requests, mutations, swaps, races, kills and restarts (hours)
-	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py tests/test_openapi.py tests/test_garbage.py \
-	  tests/test_signature.py tests/test_registry.py tests/test_watcher.py $(ARGS)
+	@$(BIN)/python -m pytest -q --long --timeout=3600 tests/test_endurance.py tests/test_openapi.py tests/delivery/test_garbage.py \
+	  tests/delivery/test_signature.py tests/test_registry.py tests/serving/test_watcher.py $(ARGS)
 
 test-gcs: $(VENV)/test.stamp ## the storage contract on BUCKET=gs://NAME, real or of the emulator in STORAGE_EMULATOR_HOST
 	@SUITE_TEST_BUCKET="$(or $(BUCKET),$(error name the bucket: make test-gcs BUCKET=gs://NAME))" \
-	$(BIN)/python -m pytest -q tests/test_storage.py -k endpoint $(ARGS)
+	$(BIN)/python -m pytest -q tests/delivery/test_storage.py -k endpoint $(ARGS)
 
 lab: $(VENV)/run.stamp ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks $(ARGS)

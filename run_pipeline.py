@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from helpers import execution, journal, profile, receipts, report
+from helpers import receipts
+from helpers.pipeline import execution, journal, profile, report
 from helpers.workspace import ROOT
 
 STAGES = {

@@ -22,8 +22,8 @@ from benchmarks.budget import SEED, accuracy, draw, our_network, plan_recipe, pr
 from benchmarks.measuring import conclude
 from benchmarks.training import RESULT as TRAINING_RESULT
 from benchmarks.training import load_data, make_start
-from helpers.backend import load_keras
-from helpers.training import train
+from helpers.training.backend import load_keras
+from helpers.training.loop import train
 
 RESULT = TRAINING_RESULT.with_name("ablation.json")
 
@@ -65,7 +65,7 @@ def run(options) -> dict:
         for name in bar:
             bar.set_description(name)
             arm = ARMS[name]
-            with patch("helpers.model.layer_classes", _stock_layers) if arm.stock_layers else nullcontext():
+            with patch("helpers.training.model.layer_classes", _stock_layers) if arm.stock_layers else nullcontext():
                 probed, network = (our_network(config, weights, arm.precision) for _ in range(2))
             kind = (arm.precision, arm.stock_layers)
             if kind not in speeds:

@@ -8,12 +8,12 @@ import numpy as np
 
 from benchmarks.measuring import rate
 from benchmarks.plain import CLASSES, build_plain, compile_plain
-from helpers.backend import load_keras
-from helpers.batches import make_batches
-from helpers.dataset import Split
-from helpers.model import build_vgg16, set_weights
-from helpers.recipe import Recipe, choose_precision
-from helpers.training import train
+from helpers.data.dataset import Split
+from helpers.training.backend import load_keras
+from helpers.training.batches import make_batches
+from helpers.training.loop import train
+from helpers.training.model import build_vgg16, set_weights
+from helpers.training.recipe import Recipe, choose_precision
 
 GEMM_SIZES = (1024, 2048)
 CONVOLUTIONS = ((32, 64), (16, 128), (8, 256), (4, 512))  # side, and channels in and out

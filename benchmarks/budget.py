@@ -7,12 +7,12 @@ import numpy as np
 
 from benchmarks.measuring import rate
 from benchmarks.plain import CLASSES, SIDE, build_plain, compile_plain
-from helpers.backend import load_keras
-from helpers.batches import make_batches
-from helpers.dataset import Split
-from helpers.model import build_vgg16, set_weights
-from helpers.recipe import Recipe, choose_precision
-from helpers.training import predict_logits, train
+from helpers.data.dataset import Split
+from helpers.training.backend import load_keras
+from helpers.training.batches import make_batches
+from helpers.training.loop import predict_logits, train
+from helpers.training.model import build_vgg16, set_weights
+from helpers.training.recipe import Recipe, choose_precision
 
 SHORT = {  # a recipe for minutes, found on the validation images with a network of half the width
     "batch_size": 128,

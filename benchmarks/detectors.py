@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from helpers.martingale import Martingale
+from helpers.monitoring.martingale import Martingale
 
 WINDOW = 100  # images, of the windowed Kolmogorov-Smirnov test and of KSWIN
 

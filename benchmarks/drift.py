@@ -31,13 +31,13 @@ from benchmarks.detectors import (
     river_trace,
 )
 from benchmarks.measuring import conclude, summarise
-from helpers.corruptions import CORRUPTIONS, corrupt
-from helpers.dataset import Split, choose_per_class, load_dataset
-from helpers.drift import DriftDetector
-from helpers.drift_reference import SEVERITIES, read_reference
-from helpers.loader import load_model
-from helpers.martingale import break_ties
-from helpers.scores import NAMES
+from helpers.data.corruptions import CORRUPTIONS, corrupt
+from helpers.data.dataset import Split, choose_per_class, load_dataset
+from helpers.inference.loader import load_model
+from helpers.monitoring.drift import DriftDetector
+from helpers.monitoring.drift_reference import SEVERITIES, read_reference
+from helpers.monitoring.martingale import break_ties
+from helpers.monitoring.scores import NAMES
 from helpers.workspace import ROOT
 
 RESULT = ROOT / "benchmarks" / "results" / "drift.json"

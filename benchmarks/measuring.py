@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from helpers.receipts import now, write_json
-from helpers.recipe import choose_precision
+from helpers.training.recipe import choose_precision
 
 
 def rate(amount: float, work) -> float:

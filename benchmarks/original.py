@@ -11,11 +11,11 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request
 
-from helpers.bundle import read_bundle
-from helpers.graph import read_weights
-from helpers.images import decode_image
-from helpers.model import build_vgg16, set_weights
-from helpers.upload import read_files
+from helpers.data.images import decode_image
+from helpers.delivery.bundle import read_bundle
+from helpers.delivery.graph import read_weights
+from helpers.serving.upload import read_files
+from helpers.training.model import build_vgg16, set_weights
 from helpers.workspace import ROOT
 
 

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from helpers.backend import load_keras
-from helpers.model import BLOCKS
-from helpers.recipe import Recipe
+from helpers.training.backend import load_keras
+from helpers.training.model import BLOCKS
+from helpers.training.recipe import Recipe
 
 SIDE, CLASSES = 32, 100
 
 
 def build_plain(mean, std, num_classes, width, hidden, dropout):
-    """The network of `helpers.model.build_vgg16` in float32, of nothing but layers of Keras; same names and weights."""
+    """The network of `training.model.build_vgg16` in float32, of Keras' layers alone; same names and weights."""
     layers = load_keras().layers
     options = {"use_bias": False, "kernel_initializer": "he_normal"}
 

@@ -26,9 +26,9 @@ from benchmarks.load import Load, closed_loop, get, open_loop
 from benchmarks.measuring import conclude, summarise
 from benchmarks.servers import ARMS, NotStarted, Running, cpu_seconds, running
 from helpers.client import encode_png
-from helpers.dataset import load_dataset
-from helpers.images import decode_image
-from helpers.loader import LoadedModel, load_model
+from helpers.data.dataset import load_dataset
+from helpers.data.images import decode_image
+from helpers.inference.loader import LoadedModel, load_model
 from helpers.workspace import ROOT
 
 RESULT = Path(__file__).parent / "results" / "serving.json"
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--kinds", nargs="+", default=list(KINDS), choices=KINDS, metavar="KIND", help="of images (PNG JPEG)")
     add("--peer-engine", default="openvino", choices=["openvino", "onnxruntime"], help="of the peers (%(default)s)")
     add("--connections", type=int, nargs="+", default=[1, 8, 32, 128], metavar="N", help="clients at once (1 8 32 128)")
-    add("--data", default="auto", help="whose test images are sent; as in helpers.dataset (%(default)s)")
+    add("--data", default="auto", help="whose test images are sent; as in helpers.data.dataset (%(default)s)")
     add("--output", type=Path, default=RESULT, metavar="FILE", help="JSON file (benchmarks/results/serving.json)")
     add("--add", action="store_true", help="keep the loads that the JSON file has, for a benchmark taken in parts")
     options = parser.parse_args(arguments)

@@ -4,7 +4,7 @@
 
 The arms alternate (A B B A), each warmed first; medians with bootstrap 95 % intervals. Stock Keras is the same network
 of its own layers in float32, through ``fit`` on NumPy arrays without augmentation; compiled by XLA, as Keras does by
-itself, and not; the better counts. Ours is what `helpers.training.train` does, with shuffle and augmentation. Accuracy
+itself, and not; the better counts. Ours is what `training.loop.train` does, with shuffle and augmentation. Accuracy
 is of the held-out validation images, never of test images, after the same time from the same weights; compilation and
 the probes that plan the training count.
 """
@@ -21,10 +21,10 @@ from benchmarks.arms import limit_arms, our_arms, plain_arm, start_xla_arm
 from benchmarks.budget import SEED, train_ours, train_plain
 from benchmarks.measuring import conclude, measure, summarise
 from benchmarks.plain import CLASSES, SIDE
-from helpers.backend import load_keras
-from helpers.dataset import Split, load_dataset, split_validation
-from helpers.model import build_vgg16, get_weights, make_config, weight_shapes
-from helpers.recipe import choose_precision
+from helpers.data.dataset import Split, load_dataset, split_validation
+from helpers.training.backend import load_keras
+from helpers.training.model import build_vgg16, get_weights, make_config, weight_shapes
+from helpers.training.recipe import choose_precision
 
 RESULT = Path(__file__).parent / "results" / "training.json"
 

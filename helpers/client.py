@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.address import find_address
-from helpers.layout import RegistryError
-from helpers.storage import StorageError, open_store
-from helpers.versions import PRODUCTION
+from helpers.delivery.address import find_address
+from helpers.delivery.layout import RegistryError
+from helpers.delivery.storage import StorageError, open_store
+from helpers.delivery.versions import PRODUCTION
 from helpers.workspace import bucket_url
 
 PATIENCE_S = 60.0
@@ -73,10 +73,10 @@ class Client:
         token: str | None = None,
         patience: float = PATIENCE_S,
     ) -> "Client":
-        """A client of whichever service serves `alias` of the model `name`, wherever it is (`helpers.address`).
+        """A client of whichever service serves `alias` of the model `name`, wherever it is (`delivery.address`).
 
         Args:
-            bucket: see `helpers.workspace.bucket_url`.
+            bucket: see `workspace.bucket_url`.
 
         Raises:
             UnknownAddress: if no service says where it is.

@@ -4,8 +4,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from helpers.labels import Labels
-from helpers.scores import NAMES
+from helpers.data.labels import Labels
+from helpers.monitoring.scores import NAMES
 
 CHANNELS = ("red", "green", "blue")
 
@@ -62,7 +62,7 @@ def plot_pixels(histograms: dict[str, np.ndarray], title: str) -> Figure:
 
 
 def plot_training(results, title: str) -> Figure:
-    """Loss and accuracies by epoch, from `helpers.training.EpochResult` objects."""
+    """Loss and accuracies by epoch, from `training.loop.EpochResult` objects."""
     figure, (left, right) = _figure(11, 3.4, 1, 2)
     epochs = [result.epoch for result in results]
     left.plot(epochs, [result.loss for result in results], marker="o")
@@ -106,7 +106,7 @@ def plot_confusion(matrix: np.ndarray, labels: Labels, title: str) -> Figure:
 
 
 def plot_reliability(before: np.ndarray, after: np.ndarray, title: str) -> Figure:
-    """Accuracy against confidence without and with the temperature, from rows of `helpers.evaluation.reliability`."""
+    """Accuracy against confidence without and with the temperature, from rows of `training.evaluation.reliability`."""
     figure, axes = _figure(5.5, 4.5)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect calibration")
     for rows, label in ((before, "as trained"), (after, "with temperature")):
@@ -136,7 +136,7 @@ def plot_capital(images: np.ndarray, capital: np.ndarray, line: float, alarm: in
     """Capital of the bets against each drift score, with the line of the alarm and, if it rang, where.
 
     Args:
-        images, capital: as `helpers.drift.DriftDetector.history` gives them, the capital as log10.
+        images, capital: as `monitoring.drift.DriftDetector.history` gives them, the capital as log10.
         line: capital at which the alarm rings.
         alarm: number of that image.
     """

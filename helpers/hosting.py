@@ -15,17 +15,17 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from helpers.connection import Connection
-from helpers.log_file import LogError
-from helpers.prediction_log import PredictionLog
-from helpers.predictor import Predictor
+from helpers.delivery.storage import StorageError
+from helpers.inference.predictor import Predictor
+from helpers.inference.source import MODEL_DIR, ModelSource
+from helpers.monitoring.log_file import LogError
+from helpers.monitoring.prediction_log import PredictionLog
+from helpers.monitoring.watch import Watch, make_detector, make_monitor
 from helpers.registry import RegistryError, UnknownModel
-from helpers.service import create_app
-from helpers.shadow import shadow
-from helpers.source import MODEL_DIR, ModelSource
-from helpers.storage import StorageError
-from helpers.watch import Watch, make_detector, make_monitor
-from helpers.watcher import follow
+from helpers.serving.connection import Connection
+from helpers.serving.service import create_app
+from helpers.serving.shadow import shadow
+from helpers.serving.watcher import follow
 from helpers.workspace import ROOT, secret
 
 START_S = 30.0

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers.aliases import Alias
-from helpers.bundle import BundleError
-from helpers.diff import describe, diff
-from helpers.garbage import KEEP_HISTORY, KEEP_NEWEST, gc
-from helpers.layout import (
+from helpers.delivery.aliases import Alias
+from helpers.delivery.bundle import BundleError
+from helpers.delivery.diff import describe, diff
+from helpers.delivery.garbage import KEEP_HISTORY, KEEP_NEWEST, gc
+from helpers.delivery.layout import (
     NAME,
     VERSION,
     BeingRemoved,
@@ -18,8 +18,8 @@ from helpers.layout import (
     UnknownModel,
     VersionConflict,
 )
-from helpers.storage import StorageError, open_store
-from helpers.versions import PRODUCTION, Registry, Version
+from helpers.delivery.storage import StorageError, open_store
+from helpers.delivery.versions import PRODUCTION, Registry, Version
 from helpers.workspace import bucket_url
 
 __all__ = [

@@ -17,12 +17,12 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 from tqdm import tqdm
 
-from helpers.corruptions import CORRUPTIONS, corrupt
-from helpers.dataset import SOURCES, Dataset, choose_per_class, load_dataset
-from helpers.evaluation import RESAMPLES, Evaluation, bootstrap_interval, evaluate, expected_calibration_error
-from helpers.loader import LoadedModel, load_model
-from helpers.near_duplicates import find_near_duplicates
+from helpers.data.corruptions import CORRUPTIONS, corrupt
+from helpers.data.dataset import SOURCES, Dataset, choose_per_class, load_dataset
+from helpers.data.near_duplicates import find_near_duplicates
+from helpers.inference.loader import LoadedModel, load_model
 from helpers.receipts import write_json
+from helpers.training.evaluation import RESAMPLES, Evaluation, bootstrap_interval, evaluate, expected_calibration_error
 from helpers.workspace import ROOT
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -206,7 +206,7 @@ def _parser():
     parser = argparse.ArgumentParser(prog="python -m helpers.scorecard", description="Scores a bundle on test images.")
     runs = Path(os.environ.get("SUITE_RUNS") or ROOT / "runs")
     parser.add_argument("--model", type=Path, default=ROOT / "model", help="folder of the bundle (default: model)")
-    parser.add_argument("--data", choices=SOURCES, default="auto", help="as in helpers.dataset (default: auto)")
+    parser.add_argument("--data", choices=SOURCES, default="auto", help="as in helpers.data.dataset (default: auto)")
     parser.add_argument("--out", type=Path, default=runs / "evaluation.json", help="default: runs/evaluation.json")
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--quick", action="store_true", help="corrupt 2 test images of each class instead of 10")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from fake_gcs import FakeGCS
 
-from helpers.bundle import DataSource, write_bundle
-from helpers.corruptions import CORRUPTIONS
-from helpers.drift_reference import Reference, cut_ranks
-from helpers.labels import Labels
-from helpers.martingale import break_ties
-from helpers.model import make_config, weight_shapes
-from helpers.scores import NAMES
+from helpers.data.corruptions import CORRUPTIONS
+from helpers.data.labels import Labels
+from helpers.delivery.bundle import DataSource, write_bundle
+from helpers.monitoring.drift_reference import Reference, cut_ranks
+from helpers.monitoring.martingale import break_ties
+from helpers.monitoring.scores import NAMES
+from helpers.training.model import make_config, weight_shapes
 
 CLASSES = 100
 LABELS = Labels(
@@ -95,7 +95,7 @@ def reference_probabilities(weights, config, images):
     """The network's answer, by ONNX's own reference implementation."""
     from onnx.reference import ReferenceEvaluator
 
-    from helpers.graph import write_onnx
+    from helpers.delivery.graph import write_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -107,6 +107,14 @@ def reference_probabilities(weights, config, images):
 def count(request):
     """``count(quick, full)``: how many, by whether the long suite runs."""
     return lambda quick, full: full if request.config.getoption("--long") else quick
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A store of good and bad versions; see `served.open_shop`."""
+    from served import open_shop
+
+    return open_shop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture
@@ -138,6 +146,6 @@ def cifar100():
     """The real CIFAR-100; what needs it is skipped where ``CIFAR100_DIR`` does not name a folder that holds it."""
     if not os.environ.get("CIFAR100_DIR"):
         pytest.skip("needs the real CIFAR-100: set CIFAR100_DIR to the folder that holds it")
-    from helpers.dataset import load_dataset
+    from helpers.data.dataset import load_dataset
 
     return load_dataset("cifar100")

@@ -2,8 +2,8 @@
 
 import threading
 
-from helpers.layout import RegistryError
-from helpers.objects import Object, ObjectInfo, StorageError, Store
+from helpers.delivery.layout import RegistryError
+from helpers.delivery.objects import Object, ObjectInfo, StorageError, Store
 
 
 class Killed(BaseException):
@@ -11,7 +11,7 @@ class Killed(BaseException):
 
 
 class MemoryStore(Store):
-    """The contract of `helpers.objects` in a dict, for tests that need a great many operations."""
+    """The contract of `delivery.objects` in a dict, for tests that need a great many operations."""
 
     url = "memory:"
 

@@ -2,8 +2,8 @@
 
 import time
 
-from helpers.log_row import COLUMNS
-from helpers.running_statistics import RunningStatistics
+from helpers.monitoring.log_row import COLUMNS
+from helpers.monitoring.running_statistics import RunningStatistics
 
 
 class Filler:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from helpers.dataset import Split
-from helpers.synthetic import HUES, draw_images
-from helpers.training import compile_model
+from helpers.data.dataset import Split
+from helpers.data.synthetic import HUES, draw_images
+from helpers.training.loop import compile_model
 
 CLASSES = len(HUES)
 

@@ -12,14 +12,14 @@ from benchmarks import ablation, arms, budget, detectors, drift, load, plain, se
 from benchmarks.budget import plan_recipe
 from benchmarks.measuring import measure, summarise
 from benchmarks.plain import build_plain
-from helpers import model
 from helpers.client import encode_png
-from helpers.corruptions import corrupt
-from helpers.dataset import Split
+from helpers.data.corruptions import corrupt
+from helpers.data.dataset import Split
+from helpers.data.synthetic import draw_images
 from helpers.hosting import Server
-from helpers.loader import load_model
-from helpers.model import build_vgg16, get_weights, make_config, set_weights
-from helpers.synthetic import draw_images
+from helpers.inference.loader import load_model
+from helpers.training import model
+from helpers.training.model import build_vgg16, get_weights, make_config, set_weights
 from helpers.workspace import ROOT
 
 SHORT = {**budget.SHORT, "batch_size": 2, "resolutions": "32"}

@@ -22,14 +22,14 @@ from held_model import HeldModel, wait_until
 
 from benchmarks.load import Load, closed_loop, get, open_loop, post_file
 from helpers.client import encode_png
-from helpers.graph import read_weights
+from helpers.delivery.graph import read_weights
 from helpers.hosting import Server
-from helpers.log_reader import LogReader
-from helpers.metrics import Metrics
-from helpers.prediction_log import PredictionLog
-from helpers.predictor import Predictor, load_model
-from helpers.recorder import Recorder
-from helpers.service import create_app
+from helpers.inference.predictor import Predictor, load_model
+from helpers.monitoring.log_reader import LogReader
+from helpers.monitoring.metrics import Metrics
+from helpers.monitoring.prediction_log import PredictionLog
+from helpers.monitoring.recorder import Recorder
+from helpers.serving.service import create_app
 from helpers.workspace import ROOT
 
 IMAGES = np.random.default_rng(4).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from helpers import figures
-from helpers.labels import Labels
-from helpers.training import EpochResult
+from helpers.data.labels import Labels
+from helpers.training.loop import EpochResult
 
 LABELS = Labels(("cat", "dog", "car", "bus"), ("animals", "vehicles"), (0, 0, 1, 1))
 RANDOM = np.random.default_rng(0)

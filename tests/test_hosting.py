@@ -15,14 +15,14 @@ import pytest
 from conftest import make_bundle
 from fastapi import FastAPI
 from held_model import HeldModel, wait_until
-from test_service import PNG, send
+from served import PNG, send
 
+from helpers.delivery.storage import open_store
 from helpers.hosting import HostingError, Server, is_loopback, main
-from helpers.log_reader import LogReader
-from helpers.predictor import Predictor, load_model
+from helpers.inference.predictor import Predictor, load_model
+from helpers.monitoring.log_reader import LogReader
 from helpers.registry import Registry
-from helpers.service import create_app
-from helpers.storage import open_store
+from helpers.serving.service import create_app
 from helpers.workspace import ROOT
 
 
@@ -396,8 +396,8 @@ def test_serving_imports_no_training_library(bundle):
 import sys
 import httpx2
 from helpers.hosting import Server
-from helpers.predictor import Predictor, load_model
-from helpers.service import create_app
+from helpers.inference.predictor import Predictor, load_model
+from helpers.serving.service import create_app
 model = load_model({str(bundle.path)!r})
 with Server(create_app(Predictor(model), lambda _: model, "models/x"), port=0) as server:
     files = {{"file": ("a.png", bytes.fromhex({PNG.hex()!r}))}}

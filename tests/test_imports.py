@@ -13,28 +13,31 @@ from helpers.workspace import ROOT
 # Heavy, or of services that may be absent: the serving wing imports them inside functions, if at all.
 HEAVY = {"tensorflow", "keras", "google", "wandb", "pyngrok", "matplotlib", "seaborn", "pandas", "pyarrow"}
 
+PACKAGES = {name.split(".")[0] for name in ORDER if "." in name}
+
 
 @cache
 def tree_of(name: str) -> ast.Module:
-    return ast.parse((ROOT / "helpers" / f"{name}.py").read_text(), f"{name}.py")
+    return ast.parse((ROOT / "helpers" / f"{name.replace('.', '/')}.py").read_text(), f"{name}.py")
 
 
 def imports_in(nodes) -> set[str]:
-    """The dotted names that these statements import; ``from helpers import x`` is ``helpers.x``."""
+    """The dotted names that these statements import; ``from helpers.data import x`` is ``helpers.data.x``."""
     names = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute here (from helpers.x import y)"
-            names |= {f"helpers.{alias.name}" for alias in node.names} if node.module == "helpers" else {node.module}
+            within = node.module in {"helpers", *(f"helpers.{package}" for package in PACKAGES)}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} if within else {node.module}
     return names
 
 
 def helpers_imported_by(name: str) -> set[str]:
     """Modules of this package that `name` imports anywhere, inside functions as well."""
     found = imports_in(ast.walk(tree_of(name)))
-    return {item.split(".")[1] for item in found if item.startswith("helpers.")} - {"ORDER"}
+    return {item.removeprefix("helpers.") for item in found if item.startswith("helpers.")} - {"ORDER"}
 
 
 def at_start_up(name: str) -> list[ast.stmt]:
@@ -53,7 +56,7 @@ def at_start_up(name: str) -> list[ast.stmt]:
 
 def serving_wing() -> set[str]:
     """What a server needs: service, tunnel and hosting, and everything these import."""
-    wing, todo = set(), ["service", "tunnel", "hosting"]
+    wing, todo = set(), ["serving.service", "serving.tunnel", "hosting"]
     while todo:
         if (name := todo.pop()) not in wing:
             wing.add(name)
@@ -62,8 +65,17 @@ def serving_wing() -> set[str]:
 
 
 def test_the_order_lists_every_module_once():
-    modules = {path.stem for path in (ROOT / "helpers").glob("*.py")} - {"__init__"}
-    assert sorted(ORDER) == sorted(modules)
+    files = [path.relative_to(ROOT / "helpers").with_suffix("") for path in (ROOT / "helpers").rglob("*.py")]
+    assert sorted(ORDER) == sorted(".".join(file.parts) for file in files if file.name != "__init__")
+
+
+def test_a_package_may_import_only_those_packages_that_begin_above_it():
+    first = {package: next(i for i, name in enumerate(ORDER) if name.startswith(f"{package}.")) for package in PACKAGES}
+    for name in ORDER:
+        if "." in name:
+            package = name.split(".")[0]
+            others = {item.split(".")[0] for item in helpers_imported_by(name) if "." in item} - {package}
+            assert all(first[other] < first[package] for other in others), f"{name} imports from {others}"
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -78,18 +90,18 @@ def test_a_module_says_what_it_is_for(name):
 
 
 def test_the_serving_wing_is_what_we_think_it_is():
-    known = {"storage", "images", "bundle", "registry", "predictor", "prediction_log", "service", "tunnel", "hosting"}
+    known = {"delivery.storage", "data.images", "delivery.bundle", "registry", "inference.predictor", "serving.service"}
     assert known <= serving_wing()
-    assert not serving_wing() & {"dataset", "training", "figures", "execution", "report"}
+    assert not serving_wing() & {"data.dataset", "training.loop", "figures", "pipeline.execution", "pipeline.report"}
 
 
-@pytest.mark.parametrize("name", sorted({*serving_wing(), "tracking", "wandb_sink", "drift"}))
+@pytest.mark.parametrize("name", sorted({*serving_wing(), "monitoring.wandb_sink", "monitoring.drift"}))
 def test_the_serving_wing_imports_nothing_heavy_at_start_up(name):
     top = {item.split(".")[0] for item in imports_in(at_start_up(name))}
     assert not top & HEAVY
 
 
-@pytest.mark.parametrize("module", ["helpers.service", "helpers.hosting"])
+@pytest.mark.parametrize("module", ["helpers.serving.service", "helpers.hosting"])
 def test_importing_the_server_loads_nothing_heavy(module):
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

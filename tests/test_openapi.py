@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode, checks
 
+from helpers.delivery.model_dir import resolve
+from helpers.delivery.storage import open_store
 from helpers.hosting import Server
-from helpers.model_dir import resolve
-from helpers.prediction_log import PredictionLog
-from helpers.predictor import Predictor, load_model
+from helpers.inference.predictor import Predictor, load_model
+from helpers.monitoring.prediction_log import PredictionLog
+from helpers.monitoring.watch import Watch, make_detector, make_monitor
 from helpers.registry import Registry
-from helpers.service import create_app
-from helpers.storage import open_store
-from helpers.watch import Watch, make_detector, make_monitor
+from helpers.serving.service import create_app
 
 CHECKS = [
     checks.not_a_server_error,

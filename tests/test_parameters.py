@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from helpers.profile import ALL, OWN, TIMEOUTS, TYPES, declared_parameters, read_profile, settings
+from helpers.pipeline.profile import ALL, OWN, TIMEOUTS, TYPES, declared_parameters, read_profile, settings
 from helpers.workspace import ROOT
 from run_pipeline import STAGES
 

@@ -10,13 +10,13 @@ import yaml
 from conftest import make_bundle
 from PIL import Image
 
+from helpers.delivery.model_dir import resolve
+from helpers.delivery.storage import open_store
 from helpers.hosting import Server
-from helpers.loader import load_model
-from helpers.model_dir import resolve
-from helpers.predictor import Predictor
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.registry import Registry
-from helpers.service import create_app
-from helpers.storage import open_store
+from helpers.serving.service import create_app
 from helpers.workspace import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def test_the_badges_open_these_notebooks_and_all_texts_name_one_repository():
 
 
 def test_the_environment_variables_it_names_are_read_somewhere():
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "helpers").glob("*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "helpers").rglob("*.py"))
     code += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb"))
     named = set(re.findall(r"`((?:SUITE|CIFAR100|NGROK|PYNGROK|WANDB)_[A-Z_]+)", README))
     assert named

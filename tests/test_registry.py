@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import make_bundle
 
-from helpers.bundle import FILES, MANIFEST, BundleError, read_bundle
-from helpers.model_dir import ModelDirError, resolve
+from helpers.delivery.bundle import FILES, MANIFEST, BundleError, read_bundle
+from helpers.delivery.model_dir import ModelDirError, resolve
+from helpers.delivery.storage import Object, ObjectNotFound, StorageUnavailable, open_store
 from helpers.registry import PromotionConflict, Registry, UnknownModel, VersionConflict, main
-from helpers.storage import Object, ObjectNotFound, StorageUnavailable, open_store
 from helpers.workspace import ROOT
 
 V1, V2, V3 = (f"2026010{day}T000000Z-{day * 12}" for day in "123")
@@ -88,7 +88,7 @@ def test_the_manifest_is_published_last(registry, bundle):
 PUBLISHER = """
 import os, signal, sys
 from helpers.registry import Registry
-from helpers.storage import FileStore, open_store
+from helpers.delivery.storage import FileStore, open_store
 write, left = FileStore.write, int(sys.argv[3])
 def killed(self, *arguments, **options):
     global left

@@ -16,7 +16,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import run_pipeline
-from helpers.journal import Journal, RunError, inputs_digest, locked
+from helpers.pipeline.journal import Journal, RunError, inputs_digest, locked
 from helpers.receipts import read_receipt
 from helpers.workspace import ROOT
 

@@ -11,12 +11,12 @@ import pytest
 from conftest import make_bundle
 
 from helpers import scorecard
-from helpers.corruptions import CORRUPTIONS, corrupt
-from helpers.dataset import Split, choose_per_class, draw_dataset
-from helpers.engine import Scores
-from helpers.evaluation import bootstrap_interval
+from helpers.data.corruptions import CORRUPTIONS, corrupt
+from helpers.data.dataset import Split, choose_per_class, draw_dataset
+from helpers.data.synthetic import synthetic_labels
+from helpers.inference.engine import Scores
 from helpers.scorecard import find_intervals, format_table, main, score_model
-from helpers.synthetic import synthetic_labels
+from helpers.training.evaluation import bootstrap_interval
 from helpers.workspace import ROOT
 
 

@@ -9,8 +9,8 @@ import os
 
 import numpy as np
 
-from helpers.engine import OpenVinoEngine, available_cpus
-from helpers.images import decode_image
+from helpers.data.images import decode_image
+from helpers.inference.engine import OpenVinoEngine, available_cpus
 from helpers.workspace import ROOT
 
 MODEL = ROOT / "model"

@@ -1,0 +1,254 @@
+"""Answers single images: one thread gathers the requests that wait into batches."""
+
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from helpers.inference.listener import Batch, Listeners
+from helpers.inference.loader import IMAGE_SHAPE, LoadedModel, ModelRejected, Scores, load_model
+
+__all__ = [
+    "DeadlineExceeded",
+    "LoadedModel",
+    "ModelRejected",
+    "Prediction",
+    "Predictor",
+    "PredictorClosed",
+    "QueueFull",
+    "Scores",
+    "load_model",
+]
+
+STOPPING = "the server is stopping; send requests elsewhere"
+RECENT = 256  # images kept for a replay, 3 kB each
+
+log = logging.getLogger(__name__)
+
+
+class QueueFull(RuntimeError):
+    """As many requests wait as may; the caller should come back later."""
+
+
+class DeadlineExceeded(RuntimeError):
+    """A request that waited longer than it may."""
+
+
+class PredictorClosed(RuntimeError):
+    """A request after `Predictor.close`."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer, with the version that gave it.
+
+    Attributes:
+        probabilities: float32 (classes,).
+        class_names: of that version, in index order.
+        seconds: in the queue and in the engine.
+        model, image: what gave it, and for what, uint8 (32, 32, 3).
+        scores: of this image alone: each array has one row.
+    """
+
+    class_index: int
+    class_name: str
+    probabilities: np.ndarray
+    class_names: tuple[str, ...]
+    version: str
+    seconds: float
+    model: LoadedModel
+    image: np.ndarray
+    scores: Scores
+
+    @property
+    def confidence(self) -> float:
+        return float(self.probabilities[self.class_index])
+
+
+@dataclass(frozen=True)
+class _Job:
+    images: np.ndarray  # (n, 32, 32, 3); answered together, by one version
+    future: Future
+    arrived: float
+    single: bool
+
+
+class Predictor:
+    """Answers images from many threads by one engine, in batches of whatever waits when the engine is ready.
+
+    It never waits for a batch to fill: an idle engine takes a lone request at once, a busy one finds the next batch
+    already there. A model that fails while it serves is replaced by the one before it, and its batch answered by that.
+
+    Args:
+        model: serves until `swap`.
+        queue_size: images that may wait; past it `submit` raises QueueFull.
+        max_batch: images a batch; fewer where `model.batch_size` says so. A request of more is a batch of its own.
+        deadline_s: seconds a request may wait for the engine; past it its future raises DeadlineExceeded.
+
+    Attributes:
+        listeners: told of every batch.
+    """
+
+    def __init__(
+        self, model: LoadedModel, *, queue_size: int = 256, max_batch: int = 64, deadline_s: float = 5.0
+    ) -> None:
+        for name, value in (("queue_size", queue_size), ("max_batch", max_batch), ("deadline_s", deadline_s)):
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        self.queue_size, self.max_batch, self.deadline_s = queue_size, max_batch, deadline_s
+        self.listeners = Listeners()
+        self._model, self._previous = model, None
+        self._jobs: deque[_Job] = deque()
+        self._waiting = 0
+        self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
+        self._changed = threading.Condition()
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="predictor", daemon=True)
+        self._worker.start()
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model that the next batch will run on."""
+        return self._model
+
+    @property
+    def previous(self) -> LoadedModel | None:
+        """The model that served before, while there is a way back to it."""
+        return self._previous
+
+    @property
+    def waiting(self) -> int:
+        """Images that no batch has taken yet."""
+        return self._waiting
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def recent(self, count: int = RECENT) -> np.ndarray:
+        """The last images that were answered, uint8 (n, 32, 32, 3), at most `count`, oldest first."""
+        images = list(self._recent)[-count:]
+        return np.stack(images) if images else np.empty((0, *IMAGE_SHAPE), np.uint8)
+
+    def submit(self, image: np.ndarray) -> "Future[Prediction]":
+        """Queues one uint8 (32, 32, 3) RGB image; cancelling the future before its batch starts takes it out.
+
+        Raises:
+            QueueFull, PredictorClosed: if it cannot be queued.
+        """
+        if image.shape != IMAGE_SHAPE or image.dtype != np.uint8:
+            raise ValueError(f"image must be uint8 (32, 32, 3), got {image.dtype} {image.shape}")
+        return self._queue(image[None], single=True)
+
+    def submit_many(self, images: np.ndarray) -> "Future[list[Prediction]]":
+        """As `submit`, for uint8 (n, 32, 32, 3) images that one version answers together."""
+        if images.shape[1:] != IMAGE_SHAPE or images.dtype != np.uint8 or not len(images):
+            raise ValueError(
+                f"images must be uint8 (n, 32, 32, 3) with n at least 1, got {images.dtype} {images.shape}"
+            )
+        return self._queue(images, single=False)
+
+    def check_room(self, count: int = 1) -> None:
+        """Raises what `submit` would of `count` images, without queueing any."""
+        if self._closed:
+            raise PredictorClosed(STOPPING)
+        if self._waiting + count > self.queue_size:
+            raise QueueFull(f"{self._waiting} requests are waiting already; try again in a second")
+
+    def swap(self, model: LoadedModel) -> LoadedModel:
+        """From the next batch on, `model` answers; returns the model it replaces, to which `roll_back` leads."""
+        with self._changed:
+            old, self._model = self._model, model
+            self._previous = old
+        return old
+
+    def roll_back(self) -> LoadedModel | None:
+        """From the next batch on, the model before answers again; returns the one it replaces, None if none is left."""
+        with self._changed:
+            if self._previous is None:
+                return None
+            old, self._model, self._previous = self._model, self._previous, None
+        return old
+
+    def close(self, timeout: float | None = None) -> None:
+        """Refuses new requests, answers those that wait, and ends the thread; a second call does nothing."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._worker.join(timeout)
+
+    def _queue(self, images, single):
+        job = _Job(images, Future(), time.monotonic(), single)
+        with self._changed:
+            self.check_room(len(images))
+            self._jobs.append(job)
+            self._waiting += len(images)
+            self._changed.notify()
+        return job.future
+
+    def _work(self):
+        while jobs := self._take():
+            if live := [job for job in jobs if self._is_live(job)]:
+                self._answer(live)
+
+    def _take(self):
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            jobs, room = [], min(self.max_batch, self._model.batch_size)
+            while self._jobs and (not jobs or len(self._jobs[0].images) <= room):
+                jobs.append(self._jobs.popleft())
+                room -= len(jobs[-1].images)
+                self._waiting -= len(jobs[-1].images)
+            return jobs
+
+    def _is_live(self, job):
+        if not job.future.set_running_or_notify_cancel():
+            return False
+        if (waited := time.monotonic() - job.arrived) > self.deadline_s:
+            job.future.set_exception(
+                DeadlineExceeded(f"waited {waited:.1f} s, {self.deadline_s:g} s are allowed; try again")
+            )
+            return False
+        return True
+
+    def _predict(self, images):
+        model = self._model  # read once: a swap must not split a batch
+        try:
+            return model, model.predict(images)
+        except ModelRejected as error:
+            with self._changed:
+                if self._model is model:  # nobody has changed it meanwhile
+                    if self._previous is None:
+                        raise
+                    self._model, self._previous = self._previous, None
+                before, model = model, self._model
+            log.exception("version %s failed; version %s serves again", before.version, model.version)
+            self.listeners.failed(before.version, error)
+            return model, model.predict(images)
+
+    def _answer(self, jobs):
+        images, started = np.concatenate([job.images for job in jobs]), time.monotonic()
+        try:
+            model, scores = self._predict(images)
+        except Exception as error:
+            log.exception("a batch of %d images failed on version %s", len(images), self._model.version)
+            for job in jobs:
+                job.future.set_exception(error)
+            self.listeners.failed(self._model.version, error)
+            return
+        self._recent.extend(images)
+        names, now, version = model.labels.fine, time.monotonic(), model.version
+        indices, at = scores.probabilities.argmax(axis=1).tolist(), 0
+        for job in jobs:
+            about = (names, version, now - job.arrived, model)
+            answers = [
+                Prediction(indices[i], names[indices[i]], scores.probabilities[i], *about, images[i], scores.row(i))
+                for i in range(at, at + len(job.images))
+            ]
+            at += len(answers)
+            job.future.set_result(answers[0] if job.single else answers)
+        self.listeners.answered(Batch(images, scores.probabilities, version, now - started))

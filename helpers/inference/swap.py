@@ -1,0 +1,124 @@
+"""Puts another model in the place of the one that answers: loaded, checked and compared beside it, one at a time."""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from helpers.inference.loader import LoadedModel
+from helpers.inference.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+
+class ChangeUnderWay(RuntimeError):
+    """Another change of the model has begun and not ended."""
+
+
+class NoModelBefore(LookupError):
+    """A way back where no model served before."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What two models answer to the same images.
+
+    Attributes:
+        images: how many.
+        flips: how many went from one class to another: (before, now, count), most first.
+        milliseconds_before, milliseconds_now: an image, in batches.
+    """
+
+    images: int
+    flips: tuple[tuple[str, str, int], ...]
+    milliseconds_before: float
+    milliseconds_now: float
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A change that was made: the versions, where the new one came from, and the replay if one was asked for."""
+
+    old: str
+    new: str
+    model_dir: str
+    replay: Replay | None
+
+
+class Swapper:
+    """Changes the model of `predictor`.
+
+    Args:
+        load: gives the checked model for a model_dir.
+        model_dir: where the model of `predictor` came from.
+    """
+
+    def __init__(self, predictor: Predictor, load: Callable[[str], LoadedModel], model_dir: str) -> None:
+        self.predictor, self.load = predictor, load
+        self._places = [(predictor.model, model_dir)]  # of the model that answers and the one before
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    def model_dir(self) -> str:
+        """Where the model that answers came from."""
+        model, places = self.predictor.model, self._places
+        return next((place for known, place in places if known is model), places[-1][1])
+
+    def change(self, model_dir: str, replay: int = 0) -> Swap:
+        """Loads the model of `model_dir` and puts it in place; if it cannot be loaded, nothing changes.
+
+        Args:
+            replay: images, the last that were answered, to compare both models on afterwards.
+
+        Raises:
+            ChangeUnderWay: if another change is under way.
+            What `load` raises.
+        """
+        with self._alone():
+            new = self.load(model_dir)
+            self._places = [(self.predictor.model, self.model_dir), (new, model_dir)]
+            old = self.predictor.swap(new)
+            return self._report(old, new, model_dir, replay)
+
+    def roll_back(self, replay: int = 0) -> Swap:
+        """Puts the model before in place again, which is still in memory. Arguments and errors as `change`.
+
+        Raises:
+            NoModelBefore: if there is none.
+        """
+        with self._alone():
+            old = self.predictor.roll_back()
+            if old is None:
+                raise NoModelBefore("no model served before this one; name the one you want")
+            return self._report(old, self.predictor.model, self.model_dir, replay)
+
+    def _report(self, old, new, model_dir, replay):
+        log.info("version %s of %s serves in place of %s", new.version, model_dir, old.version)
+        images = self.predictor.recent(replay) if replay else ()
+        return Swap(old.version, new.version, model_dir, compare(old, new, images) if len(images) else None)
+
+    @contextmanager
+    def _alone(self):
+        if not self._one_at_a_time.acquire(blocking=False):
+            raise ChangeUnderWay("another change of the model is under way; try again when it is done")
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
+
+
+def compare(old: LoadedModel, new: LoadedModel, images: np.ndarray) -> Replay:
+    """The answers of both models to uint8 (n, 32, 32, 3) `images`, n at least 1."""
+    answers, milliseconds = [], []
+    for model in (old, new):
+        started = time.perf_counter()
+        indices = model.predict(images).probabilities.argmax(axis=1)
+        milliseconds.append((time.perf_counter() - started) * 1000 / len(images))
+        answers.append([model.labels.fine[index] for index in indices])
+    flips = Counter((before, now) for before, now in zip(*answers, strict=True) if before != now)
+    return Replay(len(images), tuple((*pair, count) for pair, count in flips.most_common()), *milliseconds)

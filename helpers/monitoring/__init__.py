@@ -1,0 +1,1 @@
+"""What a server has answered, and whether its images and labels are still those it was made for."""

@@ -1,0 +1,98 @@
+"""What looks at the predictions of the model that serves: a detector of drift, and a monitor of accuracy."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from helpers.data.image_statistics import describe_images
+from helpers.inference.loader import LoadedModel, Scores
+from helpers.inference.predictor import Prediction
+from helpers.monitoring.outage import Outage
+
+if TYPE_CHECKING:
+    from helpers.monitoring.accuracy import AccuracyMonitor
+    from helpers.monitoring.drift import DriftDetector
+
+
+def make_detector(model: LoadedModel) -> "DriftDetector":
+    """By the reference in the bundle of `model`; raises DriftReferenceError where that one is of another kind."""
+    from helpers.monitoring.drift import DriftDetector  # SciPy, which a start does not wait for
+    from helpers.monitoring.drift_reference import read_reference
+
+    return DriftDetector(read_reference(model.bundle))
+
+
+def make_monitor(model: LoadedModel) -> "AccuracyMonitor":
+    """Against the lower end of the interval on the card: the card's accuracy is an estimate itself. Raises as above."""
+    from helpers.monitoring.accuracy import AccuracyMonitor
+    from helpers.monitoring.drift_reference import read_reference
+
+    return AccuracyMonitor(read_reference(model.bundle), model.bundle.evaluation()["test"]["top1_interval"][0])
+
+
+def _none(model: LoadedModel) -> None:
+    return None
+
+
+class Watch:
+    """The detector and the monitor of the model that serves; thread-safe. What they raise is logged, never raised.
+
+    A version that takes over gets new ones: its scores are others. One that is only loaded again keeps its own.
+
+    Args:
+        make_detector, make_monitor: called with each model that takes over; None where there is none for it.
+
+    Attributes:
+        detector, monitor: of the model whose predictions came last; None where there is none.
+    """
+
+    def __init__(
+        self,
+        make_detector: Callable[[LoadedModel], "DriftDetector | None"] = _none,
+        make_monitor: Callable[[LoadedModel], "AccuracyMonitor | None"] = _none,
+    ) -> None:
+        self.detector: DriftDetector | None = None
+        self.monitor: AccuracyMonitor | None = None
+        self._make_detector, self._make_monitor = make_detector, make_monitor
+        self._model: LoadedModel | None = None
+        self._lock = threading.Lock()  # theirs, too: a report must not see half an update
+        self._outage = Outage("drift or accuracy could not be followed; predictions and their log go on")
+
+    def look(self, model: LoadedModel, predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
+        """Shows them the next predictions of `model`; returns scores, float32 (n,) by name.
+
+        These are what the detector gives, and where there is none, what the pictures look like.
+        """
+        images = np.stack([prediction.image for prediction in predictions])
+        with self._lock, self._outage:
+            if self._model is None or model.version != self._model.version:
+                self._model, self.detector, self.monitor = model, None, None
+                self.detector, self.monitor = self._make_detector(model), self._make_monitor(model)
+            if self.monitor:
+                for prediction in predictions:
+                    self.monitor.predicted(prediction.confidence)
+            if self.detector:
+                parts = [vars(prediction.scores) for prediction in predictions]
+                scores = Scores(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+                found = self.detector.update(images, scores)
+                if bad := [name for name, values in found.items() if not np.isfinite(values).all()]:
+                    raise ValueError(f"the detector gave scores that are not finite: {', '.join(bad)}")
+                return found
+        return describe_images(images)
+
+    def labelled(self, version: str, correct: bool, confidence: float) -> None:
+        """Tells the monitor whether a prediction was right, if it is of the model that serves."""
+        with self._lock, self._outage:
+            if self.monitor and self._model is not None and version == self._model.version:
+                self.monitor.labelled(correct, confidence)
+
+    def reports(self) -> dict[str, dict]:
+        """What they say now, as JSON values, by "drift" and "accuracy"; none that are not there or fail."""
+        found = {}
+        with self._lock, self._outage:
+            for kind, source in (("drift", self.detector), ("accuracy", self.monitor)):
+                if source:
+                    found[kind] = source.report().as_dict()
+        return found

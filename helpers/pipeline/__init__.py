@@ -1,0 +1,1 @@
+"""Notebooks executed in order by ``run_pipeline.py``: profile, kernel, journal, report."""

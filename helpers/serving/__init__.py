@@ -1,0 +1,1 @@
+"""The HTTP service around a predictor: routes, limits, problems, and the public address."""

@@ -1,0 +1,105 @@
+"""From the body of a request to its predictions: decoded off the event loop, queued, and noted for the record."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from time import perf_counter
+
+import numpy as np
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from helpers.data.images import decode_image, decode_npy
+from helpers.inference.predictor import STOPPING, DeadlineExceeded, Prediction, Predictor, PredictorClosed
+from helpers.monitoring.recorder import Recorder
+from helpers.serving.rate_limit import RateLimit
+from helpers.serving.upload import read_files
+
+DECODERS = 4  # threads; each may need 200 MB for the largest image that is accepted
+MAX_IMAGES = 256  # in one request
+NPY_TYPES = ("application/octet-stream", "application/x-npy")
+
+
+class Inference:
+    """What every prediction route does, whatever its answer looks like.
+
+    A request whose client leaves while it waits is taken out of the queue. `limit` is how often a client may ask.
+    """
+
+    def __init__(self, predictor: Predictor, recorder: Recorder, limit: RateLimit | None = None) -> None:
+        self.predictor, self.recorder, self.limit = predictor, recorder, limit
+        self._decoders: ThreadPoolExecutor | None = None
+
+    @contextmanager
+    def running(self):
+        """Has threads to decode in while the block runs."""
+        with ThreadPoolExecutor(DECODERS, "decoder") as self._decoders:
+            yield
+
+    def check_ready(self, request: Request) -> None:
+        """Raises PredictorClosed where the server is about to stop."""
+        if request.app.state.draining or self.predictor.closed:
+            raise PredictorClosed(STOPPING)
+
+    def check_rate(self, request: Request) -> None:
+        """Counts the request for its client; raises HTTPException 429 where that is one too many."""
+        if self.limit:
+            self.limit.check(request)
+
+    async def one(self, request: Request) -> tuple[Prediction, float]:
+        """The prediction for the one image in the form, and the seconds it took from having the whole body."""
+        self.check_rate(request)
+        body, content_type = await request.body(), request.headers.get("content-type", "")
+
+        def decode():
+            return decode_image(read_files(content_type, body)[0])
+
+        return await self._run(request, decode, self.predictor.submit)
+
+    async def many(self, request: Request) -> tuple[list[Prediction], float]:
+        """As `one`, for several files in the form, or an array in the .npy format; all by the same version."""
+        self.check_rate(request)
+        body, content_type = await request.body(), request.headers.get("content-type", "")
+
+        def decode():
+            if content_type.partition(";")[0].strip().lower() in NPY_TYPES:
+                return decode_npy(body, MAX_IMAGES)
+            images, last = [], perf_counter() + self.predictor.deadline_s
+            for data in read_files(content_type, body, MAX_IMAGES):
+                if perf_counter() > last:  # the answer was given already; large images must not go on taking time
+                    raise DeadlineExceeded("decoding took too long; send fewer or smaller images")
+                images.append(decode_image(data))
+            return np.stack(images)
+
+        return await self._run(request, decode, self.predictor.submit_many)
+
+    async def of(self, request: Request, decode: Callable[[], np.ndarray]) -> tuple[list[Prediction], float]:
+        """As `many`, for the uint8 (n, 32, 32, 3) images that `decode` gives; called in a thread."""
+        return await self._run(request, decode, self.predictor.submit_many)
+
+    async def _run(self, request, decode: Callable[[], np.ndarray], submit: Callable[[np.ndarray], Future]):
+        started = perf_counter()
+        self.predictor.check_room()  # before decoding what will not be answered
+        try:
+            async with asyncio.timeout(self.predictor.deadline_s):
+                images = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+                answer = await self._wait(request, asyncio.wrap_future(submit(images)))
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {self.predictor.deadline_s:g} s; try again") from None
+        seconds = perf_counter() - started
+        self.recorder.put(request.state.request_id, answer if isinstance(answer, list) else (answer,), seconds)
+        return answer, seconds
+
+    async def _wait(self, request, answer):
+        if self.predictor.waiting <= self.predictor.max_batch:  # it comes at once; watching would cost more
+            return await answer
+        leaving = asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            return answer.result()
+        finally:
+            answer.cancel()  # takes it out of the queue
+            leaving.cancel()

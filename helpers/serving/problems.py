@@ -1,0 +1,108 @@
+"""Errors on their way out: a status and one JSON sentence for each, and never a path or a traceback."""
+
+import re
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from helpers.data.images import DamagedImage, ImageTooLarge, UnsupportedImage
+from helpers.delivery.bundle import BundleError
+from helpers.delivery.model_dir import ModelDirError
+from helpers.delivery.storage import StorageError
+from helpers.inference.predictor import DeadlineExceeded, ModelRejected, PredictorClosed, QueueFull
+from helpers.inference.swap import ChangeUnderWay, NoModelBefore
+from helpers.monitoring.feedback import LabelConflict, LogUnavailable, UnknownRequest, WrongPosition
+from helpers.registry import UnknownModel
+from helpers.serving.upload import MalformedUpload, UploadError, UploadTooLarge
+
+PREDICTION_ERRORS = {
+    MalformedUpload: 400,
+    UploadTooLarge: 413,
+    UploadError: 422,
+    DamagedImage: 400,
+    ImageTooLarge: 413,
+    UnsupportedImage: 415,
+    ModelRejected: 500,
+    QueueFull: 503,
+    PredictorClosed: 503,
+    DeadlineExceeded: 504,
+}
+FEEDBACK_ERRORS = {UnknownRequest: 404, LabelConflict: 409, WrongPosition: 422, LogUnavailable: 503}
+LOAD_ERRORS = {
+    ModelDirError: 400,
+    UnknownModel: 404,
+    NoModelBefore: 404,
+    ChangeUnderWay: 409,
+    BundleError: 422,
+    ModelRejected: 422,
+    StorageError: 503,
+}
+RETRY = {"Retry-After": "1"}
+
+
+class Problem(BaseModel):
+    """An error: what was wrong, and what to do next."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"detail": "the PNG image is cut off after 512 bytes; send the whole file again"}]
+        }
+    )
+    detail: str
+
+
+def problems(*codes: int) -> dict[int, dict]:
+    """The error answers of a route, for its OpenAPI entry."""
+    return {code: {"model": Problem} for code in codes}
+
+
+def body_too_large(limit: int) -> str:
+    """The sentence for a request body of more than `limit` bytes."""
+    return f"the request body has more than {limit} bytes; send a smaller image"
+
+
+def without_paths(sentence: str) -> str:
+    """`sentence` with absolute paths and file:// urls cut to their last part, for it goes to whoever asked.
+
+    What stands in quotes is the asker's own and stays.
+    """
+    return re.sub(r"(?:file://|(?<![\w:/.'\">]))/(?:[^\s/:;,'\"]+/)*([^\s/:;,'\"]+)", r"\1", sentence)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Turns what routes raise into a status and a `Problem`; tracebacks go to the log only."""
+
+    def problem(request, status, sentence, headers=None):
+        key = "error" if request.url.path.startswith("/v2") else "detail"  # as the protocols have it
+        return JSONResponse({key: sentence}, status, headers)
+
+    known = PREDICTION_ERRORS | FEEDBACK_ERRORS
+
+    async def failed(request, error):
+        status = next(code for kind, code in known.items() if isinstance(error, kind))
+        return problem(request, status, str(error), RETRY if status == 503 else None)
+
+    async def invalid(request, error):
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return problem(request, 422, f"{where}: {first['msg']}, got {str(first['input'])[:100]!r}")
+
+    async def refused(request, error):
+        return problem(request, error.status_code, error.detail, error.headers)
+
+    async def unexpected(request, error):
+        return problem(request, 500, "the server failed on this request; its log says why")
+
+    async def gone(request, error):
+        return problem(request, 400, "the client left before its request was whole")
+
+    app.add_exception_handler(ClientDisconnect, gone)
+    for kind in known:
+        app.add_exception_handler(kind, failed)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(Exception, unexpected)

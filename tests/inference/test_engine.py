@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+from conftest import make_bundle
+from onnx import TensorProto, helper
+
+from helpers.inference.engine import KerasEngine, ModelRejected, OpenVinoEngine, available_cpus, open_engine
+
+
+@pytest.fixture(scope="module")
+def served_bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("engine") / "bundle")
+
+
+def write_graph(path, *, dtype=TensorProto.UINT8, shape=("N", 32, 32, 3), name="images", outputs=3):
+    """A graph of the right form (but for the changes asked for) whose three outputs are the mean of each image."""
+    names = ("probabilities", "logits", "features")[:outputs]
+    nodes = [helper.make_node("Cast", [name], ["x"], to=TensorProto.FLOAT)]
+    nodes += [helper.make_node("ReduceMean", ["x"], [output], axes=[1, 2], keepdims=0) for output in names]
+    graph = helper.make_graph(
+        nodes,
+        "means",
+        [helper.make_tensor_value_info(name, dtype, shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", 3]) for output in names],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_it_gives_all_outputs_for_any_batch_size(tmp_path):
+    engine = OpenVinoEngine(write_graph(tmp_path / "model.onnx"), threads=1)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    for count in (1, 3, 5):
+        scores = engine.run(images[:count])
+        for output in (scores.probabilities, scores.logits, scores.features):
+            np.testing.assert_allclose(output, images[:count].mean((1, 2)), rtol=0.01)
+
+
+def test_results_outlive_the_next_run(tmp_path):
+    engine = OpenVinoEngine(write_graph(tmp_path / "model.onnx"), threads=1)
+    black, white = (np.full((1, 32, 32, 3), level, np.uint8) for level in (0, 255))
+    first = engine.run(black).probabilities
+    engine.run(white)
+    assert first.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"dtype": TensorProto.FLOAT}, r"must take u8 \[\?,32,32,3\] images, it takes f32 \[\?,32,32,3\]"),
+        ({"shape": ("N", 64, 64, 3)}, r"must take u8 \[\?,32,32,3\] images, it takes u8 \[\?,64,64,3\]"),
+        ({"shape": (1, 32, 32, 3)}, r"must take u8 \[\?,32,32,3\] images, it takes u8 \[1,32,32,3\]"),
+        ({"name": "pixels"}, "must take images and give probabilities, logits, features; it takes pixels"),
+        ({"outputs": 2}, "it takes images and gives probabilities, logits"),
+    ],
+)
+def test_a_graph_of_another_form_is_refused(tmp_path, changes, sentence):
+    with pytest.raises(ModelRejected, match=sentence):
+        OpenVinoEngine(write_graph(tmp_path / "model.onnx", **changes), threads=1)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a network", bytes(100)])
+def test_a_file_that_is_no_graph_is_refused_without_its_path(tmp_path, data):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ModelRejected, match=r"^model\.onnx ") as refusal:
+        OpenVinoEngine(path, threads=1)
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def test_precision_and_threads_are_those_of_the_compiled_network(served_bundle):
+    engine = open_engine(served_bundle, "openvino", threads=1)
+    with open("/proc/cpuinfo", encoding="ascii") as file:
+        flags = file.read().split()
+    assert engine.precision == ("bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "f32")
+    assert engine.threads == 1
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones(served_bundle):
+    with pytest.raises(ValueError, match="engine must be one of auto, openvino, keras, got 'tpu'"):
+        open_engine(served_bundle, "tpu")
+
+
+def test_keras_computes_what_openvino_computes(served_bundle):
+    images, expected = served_bundle.golden()
+    engine = KerasEngine(served_bundle)
+    scores, other = engine.run(images[:3]), open_engine(served_bundle).run(images[:3])
+    np.testing.assert_allclose(scores.probabilities, expected[:3], atol=1e-3)
+    np.testing.assert_allclose(scores.logits, other.logits, atol=0.1)
+    np.testing.assert_allclose(scores.features, other.features, atol=0.1)
+    assert (engine.precision, engine.threads) == ("float32", 0)
+
+
+def test_keras_without_a_gpu_is_refused(served_bundle):
+    import keras
+
+    if keras.distribution.list_devices("gpu"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match="engine 'keras' needs a GPU and Keras sees none; choose engine 'auto'"):
+        open_engine(served_bundle, "keras")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "9900000 100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ],
+)
+def test_cpus_are_those_that_the_container_may_use(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert available_cpus(tmp_path) == expected

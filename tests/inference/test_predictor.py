@@ -1,0 +1,188 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import make_bundle
+from held_model import HeldModel, wait_until
+
+from helpers.inference.predictor import DeadlineExceeded, Predictor, PredictorClosed, QueueFull, load_model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("predictor")
+    return [load_model(make_bundle(folder / str(seed), seed).path) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(2).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def held(models):
+    model = HeldModel(models[0])
+    yield model
+    model.gate.set()
+
+
+@pytest.fixture
+def start(request):
+    """Makes predictors that are closed after the test."""
+
+    def start(model, **limits):
+        predictor = Predictor(model, **limits)
+        request.addfinalizer(predictor.close)
+        return predictor
+
+    return start
+
+
+def occupy(predictor, image):
+    """Submits one image and returns when the engine has it."""
+    future = predictor.submit(image)
+    wait_until(lambda: not predictor.waiting)
+    return future
+
+
+def test_an_answer_is_the_models_own_with_its_version_and_time(start, models, images):
+    model, predictor = models[0], start(models[0])
+    prediction = predictor.submit(images[0]).result(5)
+    row = model.predict(images[:1]).probabilities[0]
+    np.testing.assert_allclose(prediction.probabilities, row, atol=1e-6)
+    assert prediction.class_index == row.argmax()
+    assert prediction.class_name == model.labels.fine[prediction.class_index]
+    assert prediction.class_names is model.labels.fine
+    assert prediction.version == model.version
+    assert 0 < prediction.seconds < 5
+
+
+def test_64_threads_get_each_their_own_answer(start, models, images):
+    predictor = start(models[0])
+    expected = models[0].predict(images).probabilities
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda i: predictor.submit(images[i % 8]).result(10), range(256)))
+    for index, answer in enumerate(answers):
+        np.testing.assert_allclose(answer.probabilities, expected[index % 8], atol=1e-3)
+
+
+def test_a_batch_is_what_waits_when_the_engine_is_ready(start, held, images):
+    predictor = start(held, max_batch=32)
+    futures = [occupy(predictor, images[0])]
+    futures += [predictor.submit(images[i % 8]) for i in range(70)]
+    assert predictor.waiting == 70
+    held.gate.set()
+    assert len([future.result(10) for future in futures]) == 71
+    assert held.sizes == [1, 32, 32, 6]
+
+
+def test_past_the_queue_requests_are_refused_until_there_is_room(start, held, images):
+    predictor = start(held, queue_size=2)
+    first = occupy(predictor, images[0])
+    for _ in range(2):
+        predictor.submit(images[1])
+    with pytest.raises(QueueFull, match="2 requests are waiting already; try again in a second"):
+        predictor.submit(images[2])
+    held.gate.set()
+    first.result(5)
+    wait_until(lambda: not predictor.waiting)
+    assert predictor.submit(images[2]).result(5).version == held.version
+
+
+def test_a_request_that_waited_too_long_is_not_run(start, held, images):
+    predictor = start(held, deadline_s=0.05)
+    first, late = occupy(predictor, images[0]), predictor.submit(images[1])
+    time.sleep(0.1)
+    held.gate.set()
+    assert first.result(5)
+    with pytest.raises(DeadlineExceeded, match=r"waited 0\.\d s, 0\.05 s are allowed; try again"):
+        late.result(5)
+    assert held.sizes == [1]
+
+
+def test_a_cancelled_request_is_not_run(start, held, images):
+    predictor = start(held)
+    first, *others = occupy(predictor, images[0]), *(predictor.submit(image) for image in images[:4])
+    assert others[0].cancel()
+    assert others[2].cancel()
+    held.gate.set()
+    assert first.result(5)
+    assert others[3].result(5)
+    assert held.sizes == [1, 2]
+
+
+def test_a_swap_leaves_the_running_batch_to_the_old_model(start, held, models, images):
+    predictor = start(held)
+    running, queued = occupy(predictor, images[0]), predictor.submit(images[0])
+    assert predictor.swap(models[1]) is held
+    held.gate.set()
+    assert running.result(5).version == models[0].version
+    assert queued.result(5).version == models[1].version
+    assert predictor.model is models[1]
+
+
+def test_swaps_under_load_mix_nothing(start, models, images):
+    predictor = start(models[0])
+    expected = {model.version: model.predict(images).probabilities for model in models}
+    assert np.abs(expected[models[0].version] - expected[models[1].version]).max() > 0.1
+    done = threading.Event()
+
+    def ask(index):
+        versions = set()
+        while not done.is_set():
+            answer = predictor.submit(images[index]).result(5)
+            np.testing.assert_allclose(answer.probabilities, expected[answer.version][index], atol=1e-3)
+            versions.add(answer.version)
+        return versions
+
+    with ThreadPoolExecutor(4) as pool:
+        seen = [pool.submit(ask, index) for index in range(4)]
+        for swap in range(20):
+            predictor.swap(models[(swap + 1) % 2])
+            time.sleep(0.01)
+        done.set()
+        assert set.union(*(future.result(5) for future in seen)) == set(expected)
+
+
+def test_an_engine_that_fails_fails_its_batch_only(start, models, images, caplog):
+    class Broken(HeldModel):
+        def predict(self, images):
+            raise RuntimeError("no memory")
+
+    predictor = start(Broken(models[0]))
+    with pytest.raises(RuntimeError, match="no memory"):
+        predictor.submit(images[0]).result(5)
+    assert f"a batch of 1 images failed on version {models[0].version}" in caplog.text
+    predictor.swap(models[0])
+    assert predictor.submit(images[0]).result(5)
+
+
+def test_closing_answers_what_waits_and_refuses_the_rest(held, images):
+    predictor = Predictor(held)
+    futures = [occupy(predictor, images[0]), predictor.submit(images[1])]
+    closing = threading.Thread(target=predictor.close)
+    closing.start()
+    wait_until(lambda: predictor.closed)
+    with pytest.raises(PredictorClosed, match="the server is stopping; send requests elsewhere"):
+        predictor.submit(images[2])
+    held.gate.set()
+    closing.join(5)
+    assert not closing.is_alive()
+    assert [future.result(0).version for future in futures] == [held.version] * 2
+    predictor.close()
+
+
+@pytest.mark.parametrize("bad", [np.zeros((1, 32, 32, 3), np.uint8), np.zeros((32, 32, 3), np.float32)])
+def test_other_arrays_than_one_image_are_refused(start, models, bad):
+    predictor = start(models[0])
+    with pytest.raises(ValueError, match=rf"image must be uint8 \(32, 32, 3\), got {bad.dtype} "):
+        predictor.submit(bad)
+
+
+@pytest.mark.parametrize("limits", [{"queue_size": 0}, {"max_batch": -1}, {"deadline_s": 0}])
+def test_limits_must_be_above_zero(models, limits):
+    ((name, value),) = limits.items()
+    with pytest.raises(ValueError, match=f"{name} must be above 0, got {value}"):
+        Predictor(models[0], **limits)

@@ -1,0 +1,83 @@
+from concurrent.futures import wait
+
+import numpy as np
+import pytest
+from conftest import make_bundle
+
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
+from helpers.monitoring.drift_reference import DriftReferenceError
+from helpers.monitoring.scores import NAMES
+from helpers.monitoring.watch import Watch, make_detector, make_monitor
+
+
+def predict(model, count=20):
+    images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    predictor = Predictor(model)
+    try:
+        futures = [predictor.submit(image) for image in images]
+        wait(futures)
+        return [future.result() for future in futures]
+    finally:
+        predictor.close()
+
+
+@pytest.fixture
+def model(tmp_path):
+    return load_model(make_bundle(tmp_path / "bundle").path)
+
+
+def test_the_reference_in_a_bundle_makes_a_detector_and_a_monitor_of_its_model(model):
+    watch = Watch(make_detector, make_monitor)
+
+    scores = watch.look(model, predict(model))
+
+    assert tuple(scores) == NAMES
+    reports = watch.reports()
+    assert reports["drift"]["images"] == 20
+    assert reports["accuracy"]["predictions"] == 20
+    assert reports["accuracy"]["card"] == 0.4
+
+
+def test_a_model_that_takes_over_is_watched_anew(model, tmp_path):
+    other = load_model(make_bundle(tmp_path / "other", seed=1).path)
+    watch = Watch(make_detector, make_monitor)
+    watch.look(model, predict(model))
+
+    watch.look(other, predict(other, 5))
+
+    assert watch.reports()["drift"]["images"] == 5
+
+
+def test_a_version_that_is_loaded_again_is_watched_on(model):
+    watch = Watch(make_detector, make_monitor)
+    watch.look(model, predict(model))
+    again = load_model(model.bundle.path)
+
+    watch.look(again, predict(again, 5))
+
+    assert watch.reports()["drift"]["images"] == 25
+
+
+def test_feedback_counts_for_the_model_that_serves_alone(model):
+    watch = Watch(make_detector, make_monitor)
+    watch.look(model, predict(model))
+
+    watch.labelled(model.version, True, 0.5)
+    watch.labelled("another version", False, 0.5)
+
+    assert watch.reports()["accuracy"]["labels"] == 1
+    assert watch.reports()["accuracy"]["accuracy"] == 1
+
+
+def test_a_bundle_without_such_a_reference_is_served_and_not_watched(tmp_path, caplog):
+    model = load_model(make_bundle(tmp_path / "old", reference={"confidence": np.ones(3, np.float32)}).path)
+    with pytest.raises(DriftReferenceError):
+        make_detector(model)
+    watch = Watch(make_detector, make_monitor)
+
+    scores = watch.look(model, predict(model))
+
+    assert "brightness" in scores
+    assert watch.reports() == {}
+    assert "could not be followed" in caplog.text

@@ -1,0 +1,96 @@
+import time
+from types import SimpleNamespace
+
+import httpx2
+import pytest
+from conftest import make_bundle
+from fastapi import HTTPException
+from served import IMAGES, PNG, send
+
+from helpers.hosting import Server
+from helpers.inference.predictor import Predictor, load_model
+from helpers.serving.rate_limit import RateLimit
+from helpers.serving.service import create_app
+
+
+def request(host):
+    return SimpleNamespace(client=SimpleNamespace(host=host))
+
+
+def allowed(limit, host):
+    try:
+        limit.check(request(host))
+    except HTTPException:
+        return False
+    return True
+
+
+def test_each_address_has_its_own_allowance():
+    limit = RateLimit("2/minute")
+    assert [allowed(limit, host) for host in ("10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2")] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_the_addresses_of_one_ipv6_network_share_an_allowance():
+    limit = RateLimit("1/minute")
+    hosts = ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1")
+    assert [allowed(limit, host) for host in hosts] == [True, False, True]
+
+
+def test_after_the_time_it_names_a_client_may_ask_again():
+    limit = RateLimit("1/second")
+    limit.check(request("10.0.0.1"))
+    with pytest.raises(HTTPException) as refusal:
+        limit.check(request("10.0.0.1"))
+    assert refusal.value.status_code == 429
+    assert refusal.value.detail == "more than 1 per 1 second from one address; try again in 1 s"
+    assert refusal.value.headers == {"Retry-After": "1"}
+    time.sleep(1)
+    limit.check(request("10.0.0.1"))
+
+
+@pytest.mark.parametrize("rate", ["fast", "0/minute", "-1/minute"])
+def test_another_rate_is_one_sentence(rate):
+    with pytest.raises(ValueError, match=r"rate limit must .+, got '"):
+        RateLimit(rate)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A server that takes three predictions an hour of each client."""
+    model = load_model(make_bundle(tmp_path_factory.mktemp("rate") / "bundle").path)
+    predictor = Predictor(model)
+    app = create_app(predictor, lambda _: model, "models/tiny", rate_limit="3/hour")
+    with Server(app, port=0) as server, httpx2.Client(base_url=server.url, verify=False) as client:
+        yield client
+    predictor.close()
+
+
+def test_predictions_of_every_route_count_and_nothing_else_does(service):
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": IMAGES[:1].ravel().tolist()}
+    one, many, infer = "/predict_single", "/predict_batch", "/v2/models/tiny/infer"
+
+    def ask():
+        answers = [send(service), send(service, route=many), service.post(infer, json={"inputs": [tensor]})]
+        return [answer.status_code for answer in answers], answers
+
+    assert ask()[0] == [200, 200, 200]
+    codes, answers = ask()
+    assert codes == [429, 429, 429]
+    assert 1 <= int(answers[0].headers["retry-after"]) <= 7200
+    assert answers[0].json()["detail"].startswith("more than 3 per 1 hour from one address; try again in ")
+    assert answers[2].json()["error"] == answers[0].json()["detail"]
+    assert {service.get(where).status_code for where in ("/health/live", "/model", "/reload_model")} == {200}
+    assert send(service, route=one).status_code == 429
+
+
+def test_clients_of_a_tunnel_are_told_apart_by_the_address_that_the_proxy_adds(service):
+    def ask(forwarded):
+        return send(service, PNG, headers={"x-forwarded-for": forwarded}).status_code
+
+    assert [ask(f"192.0.2.{turn}, 198.51.100.7") for turn in range(4)] == [200, 200, 200, 429]
+    assert ask("198.51.100.8") == 200
