@@ -22,8 +22,9 @@ from helpers.client import Client
 from helpers.delivery.address import UnknownAddress, publish_address
 from helpers.delivery.storage import open_store
 from helpers.serving.tunnel import Tunnel, TunnelError, tunnel_obstacle
+from helpers.workspace import ROOT
 
-AGENT = Path(__file__).with_name("ngrok_agent.py")
+AGENT = ROOT / "tests" / "ngrok_agent.py"
 TOKEN = "2planted0token_6ScretThatMustNotBeSeen"
 SET_UP = (
     "install the agent from https://ngrok.com/download and put it on PATH, or name it in PYNGROK_NGROK_PATH; "
