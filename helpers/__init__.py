@@ -86,6 +86,7 @@ ORDER = (
     "serving.guard",
     "serving.open_inference",
     "serving.monitoring_routes",
+    "serving.shedding",
     "serving.service",
     "serving.tunnel",
     "serving.connection",

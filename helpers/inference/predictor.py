@@ -134,23 +134,28 @@ class Predictor:
         images = list(self._recent)[-count:]
         return np.stack(images) if images else np.empty((0, *IMAGE_SHAPE), np.uint8)
 
-    def submit(self, image: np.ndarray) -> "Future[Prediction]":
+    def submit(self, image: np.ndarray, future: "Future[Prediction] | None" = None) -> "Future[Prediction]":
         """Queues one uint8 (32, 32, 3) RGB image; cancelling the future before its batch starts takes it out.
+
+        Args:
+            future: a pending one that shall hold the answer; else a new one.
 
         Raises:
             QueueFull, PredictorClosed: if it cannot be queued.
         """
         if image.shape != IMAGE_SHAPE or image.dtype != np.uint8:
             raise ValueError(f"image must be uint8 (32, 32, 3), got {image.dtype} {image.shape}")
-        return self._queue(image[None], single=True)
+        return self._queue(image[None], future, single=True)
 
-    def submit_many(self, images: np.ndarray) -> "Future[list[Prediction]]":
+    def submit_many(
+        self, images: np.ndarray, future: "Future[list[Prediction]] | None" = None
+    ) -> "Future[list[Prediction]]":
         """As `submit`, for uint8 (n, 32, 32, 3) images that one version answers together."""
         if images.shape[1:] != IMAGE_SHAPE or images.dtype != np.uint8 or not len(images):
             raise ValueError(
                 f"images must be uint8 (n, 32, 32, 3) with n at least 1, got {images.dtype} {images.shape}"
             )
-        return self._queue(images, single=False)
+        return self._queue(images, future, single=False)
 
     def check_room(self, count: int = 1) -> None:
         """Raises what `submit` would of `count` images, without queueing any."""
@@ -181,8 +186,8 @@ class Predictor:
             self._changed.notify_all()
         self._worker.join(timeout)
 
-    def _queue(self, images, single):
-        job = _Job(images, Future(), time.monotonic(), single)
+    def _queue(self, images, future, single):
+        job = _Job(images, Future() if future is None else future, time.monotonic(), single)
         with self._changed:
             self.check_room(len(images))
             self._jobs.append(job)

@@ -4,6 +4,8 @@ import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from helpers.serving.shedding import STATE, WHOLE
+
 HEADERS_S = 10.0
 MAX_HEADER_BYTES = 64 * 2**10
 MAX_CONNECTIONS = 512
@@ -13,7 +15,8 @@ class Connection(HttpToolsProtocol):
     """Answers 408 where headers take more than `HEADERS_S` seconds, 431 where they have more than `MAX_HEADER_BYTES`.
 
     uvicorn would wait for ever, and gather for ever. What is no HTTP is answered 400. Past `MAX_CONNECTIONS` a
-    connection is told 503 and when to come back, whatever it asks; past twice as many it is closed.
+    connection is told 503 and when to come back, whatever it asks; past twice as many it is closed. A request that
+    `serving.shedding.Shedder` takes is answered by that.
     """
 
     _headers_deadline = None
@@ -44,7 +47,15 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self):
         self._forget_deadline()
+        shedder, app = self.app_state.get(STATE), self.app
+        if shedder and shedder.takes(self.parser.get_method(), self.url):
+            self.app = shedder
         super().on_headers_complete()
+        self.app = app
+
+    def on_message_complete(self):
+        self.scope["state"][WHOLE] = True
+        super().on_message_complete()
 
     def connection_lost(self, exc):
         self._forget_deadline()

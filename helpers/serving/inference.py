@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from time import perf_counter
 
 import numpy as np
@@ -30,12 +30,17 @@ class Inference:
     def __init__(self, predictor: Predictor, recorder: Recorder, limit: RateLimit | None = None) -> None:
         self.predictor, self.recorder, self.limit = predictor, recorder, limit
         self._decoders: ThreadPoolExecutor | None = None
+        self._decoding: set[Future] = set()
 
     @contextmanager
     def running(self):
         """Has threads to decode in while the block runs."""
         with ThreadPoolExecutor(DECODERS, "decoder") as self._decoders:
             yield
+
+    def is_full(self) -> bool:
+        """Whether as many requests are decoded or wait for the engine as may wait."""
+        return self.predictor.waiting + len(self._decoding) >= self.predictor.queue_size
 
     def check_ready(self, request: Request) -> None:
         """Raises PredictorClosed where the server is about to stop."""
@@ -78,13 +83,25 @@ class Inference:
         """As `many`, for the uint8 (n, 32, 32, 3) images that `decode` gives; called in a thread."""
         return await self._run(request, decode, self.predictor.submit_many)
 
-    async def _run(self, request, decode: Callable[[], np.ndarray], submit: Callable[[np.ndarray], Future]):
-        started = perf_counter()
-        self.predictor.check_room()  # before decoding what will not be answered
+    async def _run(self, request, decode: Callable[[], np.ndarray], submit: Callable[[np.ndarray, Future], Future]):
+        started, future = perf_counter(), Future()
+
+        def queue():  # in a decoder's thread: on its way to the engine an image need not come by the event loop
+            try:
+                if not future.cancelled():
+                    submit(decode(), future)
+            except Exception as error:  # noqa: BLE001 - raised where the answer is awaited
+                with suppress(InvalidStateError):  # cancelled by now: nobody waits for it
+                    future.set_exception(error)
+            finally:
+                self._decoding.discard(future)
+
+        self.predictor.check_room(1 + len(self._decoding))  # before decoding what will not be answered
+        self._decoding.add(future)
+        self._decoders.submit(queue)
         try:
             async with asyncio.timeout(self.predictor.deadline_s):
-                images = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
-                answer = await self._wait(request, asyncio.wrap_future(submit(images)))
+                answer = await self._wait(request, asyncio.wrap_future(future))
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {self.predictor.deadline_s:g} s; try again") from None
         seconds = perf_counter() - started

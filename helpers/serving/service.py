@@ -32,6 +32,7 @@ from helpers.serving.monitoring_routes import monitoring_routes
 from helpers.serving.open_inference import open_inference_routes
 from helpers.serving.problems import LOAD_ERRORS, RETRY, handle_errors, problems, without_paths
 from helpers.serving.rate_limit import RateLimit
+from helpers.serving.shedding import STATE, Shedder
 
 MAX_BODY_BYTES = 16 * 2**20
 
@@ -72,7 +73,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app):
         with inference.running(), recorder.running():
-            yield
+            yield {STATE: Shedder(inference.is_full, metrics.responded)}
 
     app = FastAPI(
         title="CIFAR-100 classifier",
