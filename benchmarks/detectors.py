@@ -2,22 +2,23 @@
 
 import numpy as np
 
+from helpers.monitoring.likeness import LIKENESSES
 from helpers.monitoring.martingale import Martingale
 
 WINDOW = 100  # images, of the windowed Kolmogorov-Smirnov test and of KSWIN
 
 
 def our_trace(gaps, bins):
-    """log10 of the capital of the best score after each image."""
-    martingale, found = Martingale(gaps), np.empty(len(bins))
+    """log10 of the capital of each test after each image: (n, tests)."""
+    martingale, found = Martingale(gaps, rising=len(LIKENESSES)), np.empty(bins.shape)
     for index, row in enumerate(bins):
         martingale.update(row)
-        found[index] = martingale.capital.max()
+        found[index] = martingale.capital
     return np.log10(found)
 
 
 def ks_trace(gaps, bins):
-    """Largest Kolmogorov-Smirnov distance of the latest `WINDOW` images from the reference, over scores, on its bins.
+    """Largest Kolmogorov-Smirnov distance of the latest `WINDOW` images from the reference, over tests, on its bins.
 
     Windows and reference keep their sizes, so a line for the distance is one for the p-value with Bonferroni.
     """

@@ -55,6 +55,7 @@ ORDER = (
     "inference.swap",
     "monitoring.scores",
     "monitoring.martingale",
+    "monitoring.likeness",
     "monitoring.drift_reference",
     "monitoring.reference_maker",
     "monitoring.drift",

@@ -5,6 +5,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from helpers.data.labels import Labels
+from helpers.monitoring.drift_reference import TESTS
 from helpers.monitoring.scores import NAMES
 
 CHANNELS = ("red", "green", "blue")
@@ -135,14 +136,19 @@ def plot_metrics(rows: list[dict[str, float]], title: str) -> Figure:
 def plot_capital(images: np.ndarray, capital: np.ndarray, line: float, alarm: int | None, title: str) -> Figure:
     """Capital of the bets against each drift score, with the line of the alarm and, if it rang, where.
 
+    Of the likenesses to known corruptions, only those that reached the line have colour and name.
+
     Args:
         images, capital: as `monitoring.drift.DriftDetector.history` gives them, the capital as log10.
         line: capital at which the alarm rings.
         alarm: number of that image.
     """
     figure, axes = _figure(11, 4)
-    for values, name in zip(capital.T, NAMES, strict=True):
-        axes.plot(images, values, label=name, linewidth=1.2)
+    for values, name in zip(capital.T, TESTS, strict=True):
+        if name in NAMES or values.max() >= np.log10(line):
+            axes.plot(images, values, label=name, linewidth=1.2)
+        else:
+            axes.plot(images, values, color="lightgrey", linewidth=0.8, zorder=1)
     axes.axhline(np.log10(line), color="black", linestyle="--", label=f"alarm at {line:g}")
     if alarm is not None:
         axes.axvline(alarm, color="black", linestyle=":", label=f"alarm rang, image {alarm}")

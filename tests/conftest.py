@@ -12,6 +12,7 @@ from helpers.data.corruptions import CORRUPTIONS
 from helpers.data.labels import Labels
 from helpers.delivery.bundle import DataSource, write_bundle
 from helpers.monitoring.drift_reference import Reference, cut_ranks
+from helpers.monitoring.likeness import learn_likeness
 from helpers.monitoring.martingale import break_ties
 from helpers.monitoring.scores import NAMES
 from helpers.training.model import make_config, weight_shapes
@@ -65,8 +66,13 @@ def draw_rows(random, count):
 
 def draw_reference(random, count=1000, units=32):
     """The drift reference of such scores; the first corruption moves brightness, the second sharpness."""
-    rows = draw_rows(random, count)
-    ranked = np.sort(break_ties(rows, random), axis=0)
+    rows, learned = draw_rows(random, count), draw_rows(random, 300)
+    changed = np.repeat(learned[None], len(CORRUPTIONS), axis=0)
+    changed[0, :, NAMES.index("brightness")] += 1
+    changed[1, :, NAMES.index("sharpness")] += 1
+    likeness = learn_likeness(learned, changed)
+    tests = np.concatenate([rows, likeness.score(rows)], axis=1)
+    ranked = np.sort(break_ties(tests, random), axis=0)
     moves = np.full((len(CORRUPTIONS), 5, len(NAMES)), 0.5, np.float32)
     moves[0, :, NAMES.index("brightness")] += np.arange(1, 6) / 11
     moves[1, :, NAMES.index("sharpness")] += np.arange(1, 6) / 11
@@ -75,6 +81,8 @@ def draw_reference(random, count=1000, units=32):
         temperature=1.0,
         count=count,
         edges=np.stack([ranked[ranks - 1, row] for row, ranks in enumerate(cut_ranks(count))]),
+        cuts=likeness.cuts,
+        weights=likeness.weights,
         class_means=random.random((CLASSES, units), np.float32),
         class_counts=np.bincount(rows[:, 0].astype(int), minlength=CLASSES),
         accuracy=0.7,

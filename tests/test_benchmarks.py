@@ -211,7 +211,9 @@ def test_the_drift_benchmark_writes_json_and_prints_a_table(tmp_path, monkeypatc
     result = json.loads((tmp_path / "drift.json").read_text())
     assert result["false_alarms"]["streams"] == 4
     row = result["delays"]["contrast 5"]
-    assert row.keys() == {"loss", "images", "ours, guaranteed", "ours", "windowed KS", "oracle"}
+    detectors = {"ours, guaranteed", "ours, unforeseen", "ours", "windowed KS", "windowed KS, likenesses"}
+    assert row.keys() == {"loss", "images", *detectors, "oracle"}
+    assert result["summary"].keys() == detectors
     assert 0 < row["oracle"]["median"] < 100
     assert result["cost"]["kilobytes"] > 0
     assert any(line.startswith("contrast 5 ") for line in capsys.readouterr().out.splitlines())

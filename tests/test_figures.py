@@ -8,6 +8,8 @@ from PIL import Image
 
 from helpers import figures
 from helpers.data.labels import Labels
+from helpers.monitoring.drift_reference import TESTS
+from helpers.monitoring.scores import NAMES
 from helpers.training.loop import EpochResult
 
 LABELS = Labels(("cat", "dog", "car", "bus"), ("animals", "vehicles"), (0, 0, 1, 1))
@@ -18,7 +20,7 @@ RELIABILITY = np.array([[0, 0, 0], [5, 0.5, 0.4], [9, 0.9, 0.8]], float)
 ROWS = [
     {"Prediction Time": 0.002, "Average Prediction Time": 0.003, "Output": i, "Average Output": 1.5} for i in range(9)
 ]
-CAPITAL = (np.arange(30), RANDOM.normal(size=(30, 8)).cumsum(axis=0) / 5)
+CAPITAL = (np.arange(30), RANDOM.normal(size=(30, len(TESTS))).cumsum(axis=0).clip(-5, 5) / 5)
 
 FIGURES = {
     "few counts": lambda: figures.plot_counts(("a", "b"), {"train": (5, 3), "test": (1, 2)}, "title"),
@@ -77,7 +79,13 @@ def test_times_are_shown_in_milliseconds():
 
 
 def test_the_capital_of_each_score_is_shown_with_the_line_and_the_alarm():
-    axes = FIGURES["capital"]().axes[0]
-    np.testing.assert_allclose([line.get_ydata() for line in axes.lines[:8]], CAPITAL[1].T)
-    np.testing.assert_allclose(axes.lines[8].get_ydata(), np.log10(800))
-    assert list(axes.lines[9].get_xdata()) == [20, 20]
+    images, capital = CAPITAL
+    capital = capital.copy()
+    capital[-1, TESTS.index("like frost")] = 3
+    figure = figures.plot_capital(images, capital, 800, 20, "title")
+    *curves, line, alarm = figure.axes[0].lines
+    np.testing.assert_allclose([curve.get_ydata() for curve in curves], capital.T)
+    np.testing.assert_allclose(line.get_ydata(), np.log10(800))
+    assert list(alarm.get_xdata()) == [20, 20]
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == [*NAMES, "like frost", "alarm at 800", "alarm rang, image 20"]

@@ -8,7 +8,8 @@ from scipy.special import ndtri
 
 from helpers.data.corruptions import CORRUPTIONS
 from helpers.inference.engine import Scores
-from helpers.monitoring.drift_reference import SEVERITIES, Reference
+from helpers.monitoring.drift_reference import SEVERITIES, TESTS, Reference
+from helpers.monitoring.likeness import LIKENESSES
 from helpers.monitoring.martingale import BETS, Martingale, break_ties
 from helpers.monitoring.scores import NAMES, score_images
 
@@ -29,10 +30,10 @@ class DriftReport:
         alpha: the chance at most of a false alarm, ever, however often one looks.
         since: the image, from 1, at which the drift most likely began, by the score that rang first; None without.
         alarm: the image at which the alarm rang; None without drift.
-        scores: those that crossed the line, strongest first.
-        effects: mean rank among the reference minus one half, -0.5 to 0.5, of each score, over the latest of the
-            images since then; empty without drift.
-        log10_capital: of each score; the alarm rings where one reaches log10(number of scores / alpha).
+        scores: those of `TESTS` that crossed the line, strongest first.
+        effects: mean rank among the reference minus one half, -0.5 to 0.5, of each of `monitoring.scores.NAMES`, over
+            the latest of the images since then; empty without drift.
+        log10_capital: of each of `TESTS`; the alarm rings where one reaches log10(number of tests / alpha).
         resembles: the known corruption whose effects are nearest (Euclidean), its severity and the distance; None
             without drift, or where no change at all is nearer.
         grew, shrank: superclasses answered clearly more or less often than in the reference, clearest first.
@@ -60,9 +61,11 @@ class DriftDetector:
     """Watches one model's stream of images in memory that does not grow. Not thread-safe: the caller sees to that.
 
     The promise: of exchangeable streams, as if drawn from one urn with the reference, at most a share of `alpha` ever
-    raises an alarm. Scores are tested apart (`monitoring.martingale`) and share `alpha` evenly (Bonferroni):
-    martingales in different filtrations may not be averaged. Images that follow each other in kind, as in video, are
-    no such stream.
+    raises an alarm. `TESTS` are made apart (`monitoring.martingale`) and share `alpha` evenly (Bonferroni), since
+    martingales in different filtrations may not be averaged: given the ranks of one score alone the next is uniform,
+    given those of others too it need not be. What the scores say together is instead put into one more score for each
+    known corruption (`monitoring.likeness`), fixed before the stream. Images that follow each other in kind, as in
+    video, are no such stream.
 
     Args:
         alpha: above 0, below 1.
@@ -73,15 +76,16 @@ class DriftDetector:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must be above 0 and below 1, got {alpha}")
         self.reference, self.alpha = reference, alpha
-        self.line = len(NAMES) / alpha
+        self.line = len(TESTS) / alpha
         self._random = np.random.default_rng(seed)
         self._order = reference.class_order
         gaps = reference.gaps
         self._middles = (np.cumsum(gaps, axis=1) - gaps / 2) / (reference.count + 1)
-        self._martingale = Martingale(gaps)
-        self._crossed: dict[int, int] = {}  # score: since when
+        self._martingale = Martingale(gaps, rising=len(LIKENESSES))
+        self._lines = np.full(len(TESTS), self.line)  # of the tests that have not crossed it
+        self._crossed: dict[int, int] = {}  # test: since when
         self._alarm: int | None = None
-        self._bins = np.zeros((RECENT, len(NAMES)), np.uint8)
+        self._bins = np.zeros((RECENT, len(TESTS)), np.uint8)
         self._answers = np.zeros(RECENT, int)
         self._history: list[tuple[int, np.ndarray]] = []
         self._stride = 1
@@ -102,31 +106,29 @@ class DriftDetector:
         for name, width in (("probabilities", classes), ("logits", classes), ("features", units)):
             if (shape := getattr(scores, name).shape) != (len(images), width):
                 raise ValueError(f"{name} must be {(len(images), width)} as the images and the reference, got {shape}")
-        if not len(images):
-            return {name: np.empty(0, np.float32) for name in NAMES}
-        found = score_images(images, scores, self.reference.class_means, self._order)
-        rows = np.stack(list(found.values()), axis=1)
+        rows = score_images(images, scores, self.reference.class_means, self._order)
         if not np.isfinite(rows).all():
             raise ValueError("scores must be finite; the model answered with NaN or infinity")
         self.update_rows(rows, scores.logits.argmax(axis=1))
-        return found
+        return dict(zip(NAMES, rows.T, strict=True))
 
     def update_rows(self, rows: np.ndarray, answers: np.ndarray) -> None:
         """Takes in scores, float32 (n, scores), and classes, int (n,), as `update` computes them."""
-        keys = break_ties(rows, self._random)
+        keys = break_ties(self.reference.tests(rows), self._random)
+        martingale = self._martingale
         for key, answer in zip(keys, answers, strict=True):
-            bins = (self.reference.edges < key[:, None]).sum(axis=1)
-            place = self._martingale.images % RECENT
+            bins = np.add.reduce(self.reference.edges < key[:, None], 1, np.intp)
+            place = martingale.images % RECENT
             self._bins[place], self._answers[place] = bins, answer
-            self._martingale.update(bins)
-            if self._martingale.capital.max() >= self.line:
+            martingale.update(bins)
+            if (martingale.capital >= self._lines).any():
                 self._ring()
-            if self.images % self._stride == 0:
+            if martingale.images % self._stride == 0:
                 self._remember()
 
     def history(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of some images, int (m,), and log10 of the capital of each score then, float64 (m, scores)."""
-        points = [(0, np.ones(len(NAMES))), *self._history]
+        """Numbers of some images, int (m,), and log10 of the capital of each test then, float64 (m, tests)."""
+        points = [(0, np.ones(len(TESTS))), *self._history]
         return np.array([image for image, _ in points]), np.log10([capital for _, capital in points])
 
     def report(self) -> DriftReport:
@@ -143,9 +145,9 @@ class DriftDetector:
             alpha=self.alpha,
             since=since,
             alarm=self._alarm,
-            scores=tuple(NAMES[row] for row in sorted(self._crossed, key=lambda row: -capital[row])),
+            scores=tuple(TESTS[row] for row in sorted(self._crossed, key=lambda row: -capital[row])),
             effects=dict(zip(NAMES, effects.tolist(), strict=True)) if drift else {},
-            log10_capital=dict(zip(NAMES, np.log10(capital).tolist(), strict=True)),
+            log10_capital=dict(zip(TESTS, np.log10(capital).tolist(), strict=True)),
             resembles=self._nearest(effects) if drift else None,
             grew=grew,
             shrank=shrank,
@@ -153,8 +155,8 @@ class DriftDetector:
 
     def _ring(self):
         self._alarm = self._alarm or self.images
-        for row in np.flatnonzero(self._martingale.capital >= self.line).tolist():
-            self._crossed.setdefault(row, self._martingale.since(row))
+        for row in np.flatnonzero(self._martingale.capital >= self._lines).tolist():
+            self._crossed[row], self._lines[row] = self._martingale.since(row), np.inf
 
     def _remember(self):
         self._history.append((self.images, self._martingale.capital))
@@ -166,7 +168,7 @@ class DriftDetector:
         return np.arange(self.images - count, self.images) % RECENT
 
     def _effects(self, since):
-        bins = self._bins[self._latest(since)].astype(int)
+        bins = self._bins[self._latest(since), : len(NAMES)].astype(int)
         return self._middles[np.arange(len(NAMES)), bins].mean(axis=0) - 0.5
 
     def _nearest(self, effects):
@@ -196,5 +198,5 @@ def images_to_see(alpha: float, shift: float = SHIFT, power: float = POWER) -> i
     sqrt(n) shift, of the stake that the first image invests in it.
     """
     stake = (1 - 1 / (1 + math.log(2))) / len(BETS)
-    goal, spread = math.log(len(NAMES) / alpha / stake), float(ndtri(power))
+    goal, spread = math.log(len(TESTS) / alpha / stake), float(ndtri(power))
     return math.ceil(((spread + math.sqrt(spread**2 + 2 * goal)) / shift) ** 2)

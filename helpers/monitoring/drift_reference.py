@@ -8,10 +8,12 @@ from helpers.data.corruptions import CORRUPTIONS
 from helpers.data.labels import Labels
 from helpers.delivery.bundle import Bundle, BundleError, read_npz
 from helpers.inference.engine import Scores
+from helpers.monitoring.likeness import LIKENESSES, STEPS, Likeness
 from helpers.monitoring.martingale import bin_ranks, count_gaps
 from helpers.monitoring.scores import NAMES, score_images
 
 SEVERITIES = (1, 2, 3, 4, 5)
+TESTS = (*NAMES, *LIKENESSES)  # what is bet on: the scores, and how much they look like each known corruption
 EVEN = ("class",)  # scores whose bins are even in rank: windows of them are superclasses, more or less
 
 
@@ -27,7 +29,8 @@ class Reference:
         labels: of the model.
         temperature: of the model; tells its reference from that of another.
         count: n.
-        edges: float64 (scores, bins - 1), order statistics of each score of `monitoring.scores.NAMES`, ties broken.
+        edges: float64 (tests, bins - 1), order statistics of each of `TESTS`, ties broken.
+        cuts, weights: of `likeness`, which other validation images gave.
         class_means: float32 (classes, units), mean features of training images of each class. Of validation images
             they would not do: these lie nearer to a mean that they are part of than images to come.
         class_counts: int (classes,), answers.
@@ -41,6 +44,8 @@ class Reference:
     temperature: float
     count: int
     edges: np.ndarray
+    cuts: np.ndarray
+    weights: np.ndarray
     class_means: np.ndarray
     class_counts: np.ndarray
     accuracy: float
@@ -49,16 +54,24 @@ class Reference:
     losses: np.ndarray
 
     @property
+    def likeness(self) -> Likeness:
+        return Likeness(self.cuts, self.weights)
+
+    def tests(self, rows: np.ndarray) -> np.ndarray:
+        """What is bet on, float32 (n, tests), of scores, float32 (n, scores)."""
+        return np.concatenate([rows, self.likeness.score(rows)], axis=1)
+
+    @property
     def class_order(self) -> np.ndarray:
         """The place of each class, int (classes,), where superclasses are contiguous."""
         return order_classes(self.labels)
 
     @property
     def gaps(self) -> np.ndarray:
-        """Gaps between reference scores in each bin, int (scores, bins)."""
+        """Gaps between reference scores in each bin, int (tests, bins)."""
         return np.stack([count_gaps(ranks, self.count) for ranks in cut_ranks(self.count)])
 
-    def score(self, images: np.ndarray, scores: Scores) -> dict[str, np.ndarray]:
+    def score(self, images: np.ndarray, scores: Scores) -> np.ndarray:
         """See `monitoring.scores.score_images`."""
         return score_images(images, scores, self.class_means, self.class_order)
 
@@ -87,7 +100,9 @@ def read_reference(bundle: Bundle) -> Reference:
         raise DriftReferenceError(f"{path}: {error}") from error
     units, table = arrays["class_means"].shape[-1:], (len(CORRUPTIONS), len(SEVERITIES))
     shapes = dict.fromkeys(("temperature", "count", "accuracy"), ())
-    shapes |= {"edges": (len(NAMES), bins - 1), "class_means": (classes, *units), "class_counts": (classes,)}
+    shapes |= {"edges": (len(TESTS), bins - 1), "cuts": (len(NAMES), STEPS - 1)}
+    shapes |= {"weights": (len(NAMES), STEPS, len(CORRUPTIONS))}
+    shapes |= {"class_means": (classes, *units), "class_counts": (classes,)}
     shapes |= {"calibration": (15, 3), "moves": (*table, len(NAMES)), "losses": table}
     for name, shape in shapes.items():
         array = arrays[name]
@@ -110,5 +125,5 @@ def order_classes(labels: Labels) -> np.ndarray:
 
 
 def cut_ranks(count: int) -> list[np.ndarray]:
-    """For each score, the ranks of the `count` reference scores that cut its bins."""
-    return [bin_ranks(count, even=name in EVEN) for name in NAMES]
+    """For each of `TESTS`, the ranks of the `count` reference images that cut its bins."""
+    return [bin_ranks(count, even=name in EVEN) for name in TESTS]

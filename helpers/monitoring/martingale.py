@@ -24,8 +24,9 @@ SHIFTS = (-3.0, -1.5, -0.7, -0.3, 0.0, 0.3, 0.7, 1.5, 3.0)  # of the normal scor
 SPREADS = (0.5, 1.0, 1.5)
 BETS = tuple((shift, spread) for shift in SHIFTS for spread in SPREADS if (shift, spread) != (0.0, 1.0))
 CAUTION = 0.1  # share of a stake that is never at risk: a single outlier cannot ruin a bet
+LEARNING_CAUTION = 0.2
 WINDOWS = 20  # runs of bins for the coarser of the learning bets
-LEARNING = ((True, 1 / 50), (False, 1 / 300))  # over windows or bins, and what is forgotten an image
+LEARNING = ((True, 1 / 20), (True, 1 / 50), (False, 1 / 300))  # over windows or bins, and what is forgotten an image
 CEILING = 1e300
 
 
@@ -60,44 +61,51 @@ def count_gaps(ranks: np.ndarray, count: int) -> np.ndarray:
 
 
 class Martingale:
-    """Capital of bets against the exchangeability of one stream of bins with the reference, one row a score.
+    """Capital of bets against the exchangeability of one stream of bins with the reference, one row a test.
 
     The first row is bet on by histograms that learn, the others by normal shapes of given shift and spread.
 
     Attributes:
         images: taken in so far.
-        capital: float64 (scores,), 1 at the start.
+        capital: float64 (tests,), 1 at the start.
     """
 
-    def __init__(self, gaps: np.ndarray) -> None:
-        """`gaps`: those of the reference, int (scores, bins), at least 1 each, the same sum for every score."""
-        self._rows = np.arange(len(gaps) - 1)
-        self._payoffs = _normal_payoffs(gaps[1:])  # (scores - 1, bins, bets)
-        self._paid = np.einsum("sbk,sb->sk", self._payoffs, gaps[1:])  # over reference and stream
+    def __init__(self, gaps: np.ndarray, rising: int = 0) -> None:
+        """Bets from 1.
+
+        Args:
+            gaps: those of the reference, int (tests, bins), at least 1 each, the same sum for every test.
+            rising: the last tests, of which only a shift upwards is bet on.
+        """
+        tests, bins = gaps.shape
+        self._rows = np.arange(tests)
+        self._payoffs = _normal_payoffs(gaps)  # (tests, bins, bets)
+        self._payoffs[0] = 1  # where the learning bets stand in the first columns, and no others
+        self._paid = np.einsum("sbk,sb->sk", self._payoffs, gaps)  # over reference and stream
         self._counts = gaps[0].astype(float)
-        self._window = np.arange(gaps.shape[1]) * WINDOWS // gaps.shape[1]
+        self._window = np.arange(bins) * WINDOWS // bins
         self._coarse_counts = np.bincount(self._window, self._counts, WINDOWS)
         self._total = float(gaps[0].sum())
         fine, coarse = self._counts / self._total, self._coarse_counts / self._total
         self._recent = [(coarse if is_coarse else fine).copy() for is_coarse, _ in LEARNING]
-        bets = self._payoffs.shape[2]
-        owner = np.concatenate([np.zeros(len(LEARNING), int), np.repeat(self._rows + 1, bets)])
-        self._shares = (owner == np.arange(len(gaps))[:, None]) / np.bincount(owner)[:, None]
-        self._stakes, self._best = np.zeros(len(owner)), np.zeros(len(owner))
-        self._since = np.zeros(len(owner), int)
-        self._factors = np.empty(len(owner))
+        shares = np.ones((tests, len(BETS)))
+        shares[0, len(LEARNING) :] = 0
+        shares[tests - rising :, [shift <= 0 for shift, _ in BETS]] = 0
+        self._shares = shares / shares.sum(axis=1, keepdims=True)
+        self._stakes, self._best = np.zeros_like(shares), np.zeros_like(shares)
+        self._since = np.zeros(shares.shape, int)
         self._reserve = 1.0
         self.images = 0
-        self.capital = np.ones(len(gaps))
+        self.capital = np.ones(tests)
 
     def update(self, bins: np.ndarray) -> None:
-        """Takes in the bins, int (scores,), of one image."""
+        """Takes in the bins, int (tests,), of one image."""
         self.images += 1
-        factors, learning = self._factors, len(LEARNING)
-        payoffs = self._payoffs[self._rows, bins[1:]]
-        np.multiply(payoffs / self._paid, self._total, out=factors[learning:].reshape(payoffs.shape))
+        payoffs = self._payoffs[self._rows, bins]
+        factors = payoffs / self._paid
+        factors *= self._total
         self._paid += payoffs
-        self._learn(bins[0])
+        factors[0, : len(LEARNING)] = self._learn(bins[0])
         self._total += 1
         before, self._reserve = self._reserve, 1 / (1 + math.log1p(self.images))
         part = before - self._reserve  # falls as 1/(k log^2 k)
@@ -108,26 +116,29 @@ class Martingale:
         self._best *= factors
         np.minimum(self._stakes, CEILING, out=self._stakes)
         np.minimum(self._best, CEILING, out=self._best)
-        self.capital = self._shares @ self._stakes + self._reserve
+        self.capital = np.einsum("sk,sk->s", self._shares, self._stakes)
+        self.capital += self._reserve
 
     def since(self, row: int) -> int:
-        """The number of the image, from 1, at which the change of score `row` most likely came."""
-        return int(self._since[np.argmax(np.where(self._shares[row] > 0, self._best, -1))])
+        """The number of the image, from 1, at which the change of test `row` most likely came."""
+        return int(self._since[row, np.argmax(np.where(self._shares[row] > 0, self._best[row], -1))])
 
     def _learn(self, place):
-        window = self._window[place]
-        for index, (coarse, rate) in enumerate(LEARNING):
+        """What each learning bet pays for this bin."""
+        window, factors = self._window[place], []
+        for (coarse, rate), recent in zip(LEARNING, self._recent, strict=True):
             where, counts = (window, self._coarse_counts) if coarse else (place, self._counts)
-            recent = self._recent[index]
-            self._factors[index] = 0.5 + 0.5 * recent[where] * self._total / counts[where]
+            ratio = recent[where] * self._total / counts[where]
+            factors.append(LEARNING_CAUTION + (1 - LEARNING_CAUTION) * ratio)
             recent *= 1 - rate
             recent[where] += rate
         self._counts[place] += 1
         self._coarse_counts[window] += 1
+        return factors
 
 
 def _normal_payoffs(gaps):
-    """Normal densities of the bins over their share of the gaps: float64 (scores, bins, bets)."""
+    """Normal densities of the bins over their share of the gaps: float64 (tests, bins, bets)."""
     edges = ndtri(np.cumsum(gaps, axis=1) / gaps.sum(axis=1, keepdims=True))[:, :, None]
     edges = np.concatenate([np.full_like(edges[:, :1], -np.inf), edges], axis=1)
     edges[:, -1] = np.inf

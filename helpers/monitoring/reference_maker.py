@@ -7,9 +7,12 @@ from helpers.data.dataset import Split, choose_per_class
 from helpers.data.labels import Labels
 from helpers.inference.engine import KerasEngine, OpenVinoEngine, Scores, run_batches
 from helpers.monitoring.drift_reference import SEVERITIES, Reference, cut_ranks, order_classes
+from helpers.monitoring.likeness import learn_likeness
 from helpers.monitoring.martingale import break_ties
 from helpers.monitoring.scores import NAMES, score_images
 from helpers.training.evaluation import reliability, softmax
+
+LEARNED = 0.2  # share of the validation images that the likeness is learned on, and not compared with
 
 
 def make_reference(
@@ -19,16 +22,22 @@ def make_reference(
     labels: Labels,
     temperature: float,
     *,
-    corrupted_per_class: int = 1,
+    corrupted: int = 300,
     seed: int = 0,
 ) -> Reference:
-    """The reference of `validation`, at least 100 images that the model was not trained on and will not be served.
+    """The reference of `validation`, at least 125 images that the model was not trained on and will not be served.
+
+    A fifth of them, at random, tells what corruptions look like; the others are what served images are compared with.
 
     Args:
         engine: runs the network, with or without the temperature.
         training: up to 20 images of each class give the class means.
-        corrupted_per_class: validation images of each class that each corruption is tried on, at each severity.
+        corrupted: images, of that fifth, that each corruption is tried on, at each severity.
     """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(validation))
+    learned, kept = np.split(order, [int(LEARNED * len(order))])
+    ranks = cut_ranks(len(kept))
     chosen = training.take(choose_per_class(training.labels, 20, seed))
     features = run_batches(engine, chosen.images).features
     class_means = np.zeros((len(labels.fine), features.shape[1]), np.float32)
@@ -38,34 +47,38 @@ def make_reference(
     def look(split):
         found = run_batches(engine, split.images)
         found = Scores(softmax(found.logits / temperature, axis=1), found.logits, found.features)
-        scored = score_images(split.images, found, class_means, order_classes(labels))
-        return found, np.stack([scored[name] for name in NAMES], axis=1)
+        return found, score_images(split.images, found, class_means, order_classes(labels))
 
     found, rows = look(validation)
-    ranked = np.sort(break_ties(rows, np.random.default_rng(seed)), axis=0)
-    ranks = cut_ranks(len(validation))
-    sample = validation.take(choose_per_class(validation.labels, corrupted_per_class, seed))
-    clean = np.mean(look(sample)[0].logits.argmax(axis=1) == sample.labels)
+    right = found.logits.argmax(axis=1) == validation.labels
+    sample, changed = validation.take(learned[:corrupted]), []
+    ranked = np.sort(rows[kept], axis=0)
     moves = np.empty((len(CORRUPTIONS), len(SEVERITIES), len(NAMES)), np.float32)
     losses = np.empty(moves.shape[:2], np.float32)
     for row, name in enumerate(CORRUPTIONS):
         for column, severity in enumerate(SEVERITIES):
-            changed = Split(corrupt(sample.images, name, severity, seed), sample.labels)
-            answers, scored = look(changed)
-            losses[row, column] = clean - np.mean(answers.logits.argmax(axis=1) == sample.labels)
-            for index in range(len(NAMES)):
-                places = np.searchsorted(ranked[:, index], scored[:, index])
-                moves[row, column, index] = places.mean() / len(validation)
-    answers = found.logits.argmax(axis=1)
+            answers, scored = look(Split(corrupt(sample.images, name, severity, seed), sample.labels))
+            wrong = answers.logits.argmax(axis=1) != sample.labels
+            losses[row, column] = right[learned[:corrupted]].mean() - 1 + wrong.mean()
+            places = [np.searchsorted(*pair) for pair in zip(ranked.T, scored.T, strict=True)]
+            moves[row, column] = np.mean(places, axis=1) / len(kept)
+            changed.append(scored)
+    severities = len(SEVERITIES)
+    groups = [np.concatenate(changed[start : start + severities]) for start in range(0, len(changed), severities)]
+    likeness = learn_likeness(rows[learned], groups)
+    tests = np.concatenate([rows[kept], likeness.score(rows[kept])], axis=1)
+    ranked = np.sort(break_ties(tests, random), axis=0)
     return Reference(
         labels=labels,
         temperature=float(temperature),
-        count=len(validation),
+        count=len(kept),
         edges=np.stack([ranked[rank - 1, index] for index, rank in enumerate(ranks)]),
+        cuts=likeness.cuts,
+        weights=likeness.weights,
         class_means=class_means,
-        class_counts=np.bincount(answers, minlength=len(labels.fine)),
-        accuracy=float(np.mean(answers == validation.labels)),
-        calibration=reliability(found.probabilities, validation.labels),
+        class_counts=np.bincount(found.logits[kept].argmax(axis=1), minlength=len(labels.fine)),
+        accuracy=float(right[kept].mean()),
+        calibration=reliability(found.probabilities[kept], validation.labels[kept]),
         moves=moves,
         losses=losses,
     )
