@@ -10,11 +10,9 @@ WINDOW = 100  # images, of the windowed Kolmogorov-Smirnov test and of KSWIN
 
 def our_trace(gaps, bins):
     """log10 of the capital of each test after each image: (n, tests)."""
-    martingale, found = Martingale(gaps, rising=len(LIKENESSES)), np.empty(bins.shape)
-    for index, row in enumerate(bins):
-        martingale.update(row)
-        found[index] = martingale.capital
-    return np.log10(found)
+    martingale = Martingale(gaps, rising=len(LIKENESSES))
+    parts = [list(martingale.follow(bins[start : start + 100])) for start in range(0, len(bins), 100)]
+    return np.log10(np.concatenate(parts))
 
 
 def ks_trace(gaps, bins):

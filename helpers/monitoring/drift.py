@@ -14,7 +14,8 @@ from helpers.monitoring.martingale import BETS, Martingale, break_ties
 from helpers.monitoring.scores import NAMES, score_images
 
 RECENT = 256  # images whose ranks are kept, to say what a drift looks like
-POINTS = 400  # of the history, at most; beyond, every other one goes
+TOGETHER = 32  # images that are bet on at once; fewer when somebody asks
+POINTS = 256  # of the history, at most; beyond, every other one goes
 SHIFT, POWER = 0.7, 0.9  # see DriftReport.needed
 
 
@@ -81,6 +82,11 @@ class DriftDetector:
         self._order = reference.class_order
         gaps = reference.gaps
         self._middles = (np.cumsum(gaps, axis=1) - gaps / 2) / (reference.count + 1)
+        self._edges = np.pad(
+            reference.edges, ((0, 0), (0, 1)), constant_values=np.inf
+        )  # the first not below is its bin
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # scores and answers not bet on yet
+        self._count = 0
         self._martingale = Martingale(gaps, rising=len(LIKENESSES))
         self._lines = np.full(len(TESTS), self.line)  # of the tests that have not crossed it
         self._crossed: dict[int, int] = {}  # test: since when
@@ -92,7 +98,7 @@ class DriftDetector:
 
     @property
     def images(self) -> int:
-        return self._martingale.images
+        return self._count
 
     def update(self, images: np.ndarray, scores: Scores) -> dict[str, np.ndarray]:
         """Takes in uint8 (n, 32, 32, 3) images with the engine's answers; returns their scores, float32 (n,) by name.
@@ -106,6 +112,8 @@ class DriftDetector:
         for name, width in (("probabilities", classes), ("logits", classes), ("features", units)):
             if (shape := getattr(scores, name).shape) != (len(images), width):
                 raise ValueError(f"{name} must be {(len(images), width)} as the images and the reference, got {shape}")
+        if not len(images):
+            return {name: np.empty(0, np.float32) for name in NAMES}
         rows = score_images(images, scores, self.reference.class_means, self._order)
         if not np.isfinite(rows).all():
             raise ValueError("scores must be finite; the model answered with NaN or infinity")
@@ -114,25 +122,37 @@ class DriftDetector:
 
     def update_rows(self, rows: np.ndarray, answers: np.ndarray) -> None:
         """Takes in scores, float32 (n, scores), and classes, int (n,), as `update` computes them."""
-        keys = break_ties(self.reference.tests(rows), self._random)
-        martingale = self._martingale
-        for key, answer in zip(keys, answers, strict=True):
-            bins = np.add.reduce(self.reference.edges < key[:, None], 1, np.intp)
-            place = martingale.images % RECENT
-            self._bins[place], self._answers[place] = bins, answer
-            martingale.update(bins)
-            if (martingale.capital >= self._lines).any():
-                self._ring()
-            if martingale.images % self._stride == 0:
-                self._remember()
+        self._waiting.append((rows, answers))
+        self._count += len(rows)
+        if self._count - self._martingale.images >= TOGETHER:
+            self._bet()
+
+    def _bet(self):
+        """Bets on the images that wait, in their order."""
+        if not self._waiting:
+            return
+        rows, answers = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
+        keys, martingale = break_ties(self.reference.tests(rows), self._random), self._martingale
+        for start in range(0, len(keys), TOGETHER):
+            bins = np.argmin(self._edges < keys[start : start + TOGETHER, :, None], axis=2)
+            places = np.arange(martingale.images, martingale.images + len(bins)) % RECENT
+            self._bins[places], self._answers[places] = bins, answers[start : start + TOGETHER]
+            for capital in martingale.follow(bins):
+                if (capital >= self._lines).any():
+                    self._ring()
+                if martingale.images % self._stride == 0:
+                    self._remember()
 
     def history(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of some images, int (m,), and log10 of the capital of each test then, float64 (m, tests)."""
+        self._bet()
         points = [(0, np.ones(len(TESTS))), *self._history]
         return np.array([image for image, _ in points]), np.log10([capital for _, capital in points])
 
     def report(self) -> DriftReport:
         """The verdict after all images so far."""
+        self._bet()
         capital, drift = self._martingale.capital, self._alarm is not None
         needed = max(0, images_to_see(self.alpha) - self.images)
         since = next(iter(self._crossed.values())) if drift else None
@@ -154,12 +174,12 @@ class DriftDetector:
         )
 
     def _ring(self):
-        self._alarm = self._alarm or self.images
+        self._alarm = self._alarm or self._martingale.images
         for row in np.flatnonzero(self._martingale.capital >= self._lines).tolist():
             self._crossed[row], self._lines[row] = self._martingale.since(row), np.inf
 
     def _remember(self):
-        self._history.append((self.images, self._martingale.capital))
+        self._history.append((self._martingale.images, self._martingale.capital))
         if len(self._history) > POINTS:
             self._history, self._stride = self._history[1::2], 2 * self._stride
 

@@ -1,6 +1,7 @@
 """What the drift tests compare served images with: made of validation images, kept in a bundle's reference.npz."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Reference:
     moves: np.ndarray
     losses: np.ndarray
 
-    @property
+    @cached_property
     def likeness(self) -> Likeness:
         return Likeness(self.cuts, self.weights)
 

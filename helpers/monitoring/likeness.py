@@ -38,8 +38,8 @@ class Likeness:
 
     def score(self, rows: np.ndarray) -> np.ndarray:
         """Of scores, float32 (n, scores): float32 (n, corruptions), the higher the likelier."""
-        steps = np.add.reduce(self.cuts < rows[:, :, None], 2, np.intp)
-        return np.add.reduce(self.weights[np.arange(len(self.cuts)), steps], 1)
+        steps = (self.cuts < rows[:, :, None]).sum(axis=2)
+        return self.weights[np.arange(len(self.cuts)), steps].sum(axis=1)
 
 
 def learn_likeness(clean: np.ndarray, changed: Sequence[np.ndarray]) -> Likeness:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from helpers.data.image_statistics import describe_images
+from helpers.data.image_statistics import measure_images
 from helpers.inference.engine import Scores
 
 NAMES = ("class", "confidence", "energy", "distance", "brightness", "contrast", "sharpness", "saturation")
@@ -29,7 +29,6 @@ def score_images(images: np.ndarray, scores: Scores, class_means: np.ndarray, cl
     found[:, 0] = class_order[answers]
     found[:, 1] = np.maximum.reduce(scores.probabilities, 1)
     found[:, 2] = -largest - np.log(np.add.reduce(np.exp(logits - largest[:, None]), 1))
-    found[:, 3] = np.sqrt(np.einsum("ij,ij->i", offsets, offsets))
-    for column, values in enumerate(describe_images(images).values(), 4):
-        found[:, column] = values
+    found[:, 3] = np.sqrt(np.vecdot(offsets, offsets))
+    found[:, 4:] = measure_images(images)
     return found

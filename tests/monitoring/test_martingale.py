@@ -25,11 +25,8 @@ def cut(rows, even=(True, False)):
 
 def bet(edges, gaps, rows):
     """The capitals after each of `rows`."""
-    martingale, found = Martingale(gaps), []
-    for row in rows:
-        martingale.update((edges < row[:, None]).sum(axis=1))
-        found.append(martingale.capital)
-    return np.array(found), martingale
+    martingale = Martingale(gaps)
+    return np.array(list(martingale.follow((edges < rows[:, :, None]).sum(axis=2)))), martingale
 
 
 @pytest.mark.parametrize("even", [True, False])
@@ -106,8 +103,8 @@ def test_a_small_reference_taken_for_the_truth_would_ring_but_the_urn_does_not()
     edges, gaps = cut(rows[:100])
     fixed = Martingale(gaps * 10**9)  # as if the reference's shares were known for certain
 
-    for row in rows[100:]:
-        fixed.update((edges < row[:, None]).sum(axis=1))
+    for _ in fixed.follow((edges < rows[100:, :, None]).sum(axis=2)):
+        pass
 
     assert fixed.capital.max() > 800
     assert bet(edges, gaps, rows[100:])[0].max() < 20
@@ -146,3 +143,29 @@ def test_capital_stays_finite_however_long_a_drift_lasts():
 
     assert np.isfinite(capitals).all()
     assert capitals.max() <= CEILING * 1.0001
+
+
+def test_images_one_by_one_and_together_give_the_same_capital_and_dates():
+    random = np.random.default_rng(7)
+    edges, gaps = cut(random.standard_normal((1000, 2)))
+    rows = random.standard_normal((300, 2)) + 0.8 * (np.arange(300) > 200)[:, None]
+    bins = (edges < rows[:, :, None]).sum(axis=2)
+    one, many = Martingale(gaps), Martingale(gaps)
+
+    for index, together in enumerate(many.follow(bins)):
+        (alone,) = one.follow(bins[index : index + 1])
+        np.testing.assert_allclose(alone, together, rtol=1e-9)
+        assert [one.since(row) for row in (0, 1)] == [many.since(row) for row in (0, 1)]
+    assert one.images == many.images == 300
+
+
+def test_of_a_test_that_may_only_rise_a_fall_is_not_bet_on():
+    random = np.random.default_rng(8)
+    edges, gaps = cut(random.standard_normal((1000, 3)), (True, False, False))
+    rows = random.standard_normal((200, 3)) - 1
+    martingale = Martingale(gaps, rising=1)
+
+    *_, capital = martingale.follow((edges < rows[:, :, None]).sum(axis=2))
+
+    assert capital[1] > 1e6
+    assert capital[2] < 10
