@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -45,23 +46,36 @@ def make_rows(
     """
     predictions = [prediction for answer in answers for prediction in answer.predictions]
     first, rows = predictions[0], []
-    model, names = first.model.bundle.manifest.name, [json.dumps(name) for name in first.class_names]
+    model, names = first.model.bundle.manifest.name, _name_slots(first.class_names)
     probabilities = np.stack([prediction.probabilities for prediction in predictions])
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
+    order = _find_top(probabilities)
     best = np.take_along_axis(probabilities, order, axis=1).tolist()
-    template = "{" + ", ".join(f"{json.dumps(name)}: %.6g" for name in scores) + "}"
+    template = f"{{{', '.join(_name_slots(tuple(scores)))}}}"
     table = zip(*(values.tolist() for values in scores.values()), strict=True)
     shown = zip(order.tolist(), best, table, strict=True)
     for answer in answers:
         for position, prediction in enumerate(answer.predictions):
             indices, values, found = next(shown)
-            seconds, average_seconds, index, average_index, mode = statistics.update(
-                answer.seconds, prediction.class_index
-            ).values()
-            top = ", ".join([f"{names[i]}: {value:.6g}" for i, value in zip(indices, values, strict=True)])
+            top = ", ".join([names[index] for index in indices]) % tuple(values)
             image = prediction.image.tobytes() if keep_images else None
             identity = (answer.time, answer.request_id, position, model, prediction.version)
-            outcome = (index, prediction.class_name, prediction.confidence, f"{{{top}}}")
-            running = (seconds, average_seconds, average_index, mode)
-            rows.append((*identity, *outcome, *running, template % found, image))
+            outcome = (prediction.class_index, prediction.class_name, prediction.confidence, f"{{{top}}}")
+            seconds, average_seconds, _, *indices = statistics.count(answer.seconds, prediction.class_index)
+            rows.append((*identity, *outcome, seconds, average_seconds, *indices, template % found, image))
     return rows
+
+
+@lru_cache(8)
+def _name_slots(names):
+    """Of a JSON object: each of `names` with a place for its number."""
+    return ["{}: %.6g".format(json.dumps(name).replace("%", "%%")) for name in names]
+
+
+def _find_top(probabilities):
+    """Indices, int (n, `TOP`), of the largest, the first of equal ones first: passes are quicker than sorting all."""
+    left, rows = probabilities.copy(), np.arange(len(probabilities))
+    order = np.empty((len(left), min(TOP, left.shape[1])), int)
+    for place in range(order.shape[1]):
+        order[:, place] = left.argmax(axis=1)
+        left[rows, order[:, place]] = -1
+    return order

@@ -21,9 +21,9 @@ from scipy.special import ndtr, ndtri
 
 MAX_BINS = 100
 MIN_REFERENCE = 100
-SHIFTS = (-3.0, -1.5, -0.7, -0.3, 0.0, 0.3, 0.7, 1.5, 3.0)  # of the normal scores, in standard deviations
-SPREADS = (0.5, 1.0, 1.5)
-BETS = tuple((shift, spread) for shift in SHIFTS for spread in SPREADS if (shift, spread) != (0.0, 1.0))
+SHIFTS = (-3.0, -1.8, -0.9, -0.4, 0.4, 0.9, 1.8, 3.0)  # of the normal scores, in standard deviations
+SPREADS = (0.5, 1.5)
+BETS = (*((shift, 1.0) for shift in SHIFTS), *((0.0, spread) for spread in SPREADS))
 CAUTION = 0.1  # share of a stake that is never at risk: a single outlier cannot ruin a bet
 LEARNING_CAUTION = 0.2
 WINDOWS = 20  # runs of bins for the coarser of the learning bets

@@ -26,6 +26,10 @@ class RunningStatistics:
         Raises:
             ValueError: if `seconds` is negative or not finite, or `class_index` not a class; nothing is counted then.
         """
+        return dict(zip(SCALARS, self.count(seconds, class_index), strict=True))
+
+    def count(self, seconds: float, class_index: int) -> tuple[float, float, int, float, int]:
+        """As `update`, in the order of `SCALARS`."""
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"seconds: expected a finite number of at least 0, got {seconds!r}")
         if not 0 <= class_index < len(self._counts):
@@ -39,5 +43,4 @@ class RunningStatistics:
             # Only the class just counted can overtake the leader, or draw level with it.
             if (self._counts[index], -index) > (self._counts[self._mode], -self._mode):
                 self._mode = index
-            values = (seconds, self._seconds / self._count, index, self._indices / self._count, self._mode)
-        return dict(zip(SCALARS, values, strict=True))
+            return seconds, self._seconds / self._count, index, self._indices / self._count, self._mode
