@@ -3,7 +3,7 @@
 import numpy as np
 
 from helpers.monitoring.likeness import LIKENESSES
-from helpers.monitoring.martingale import Martingale
+from helpers.monitoring.martingale import TOGETHER, Martingale
 
 WINDOW = 100  # images, of the windowed Kolmogorov-Smirnov test and of KSWIN
 
@@ -11,7 +11,7 @@ WINDOW = 100  # images, of the windowed Kolmogorov-Smirnov test and of KSWIN
 def our_trace(gaps, bins):
     """log10 of the capital of each test after each image: (n, tests)."""
     martingale = Martingale(gaps, rising=len(LIKENESSES))
-    parts = [list(martingale.follow(bins[start : start + 100])) for start in range(0, len(bins), 100)]
+    parts = [martingale.update(bins[start : start + TOGETHER]) for start in range(0, len(bins), TOGETHER)]
     return np.log10(np.concatenate(parts))
 
 

@@ -10,11 +10,10 @@ from helpers.data.corruptions import CORRUPTIONS
 from helpers.inference.engine import Scores
 from helpers.monitoring.drift_reference import SEVERITIES, TESTS, Reference
 from helpers.monitoring.likeness import LIKENESSES
-from helpers.monitoring.martingale import BETS, Martingale, break_ties
+from helpers.monitoring.martingale import BETS, TOGETHER, Martingale, break_ties
 from helpers.monitoring.scores import NAMES, score_images
 
 RECENT = 256  # images whose ranks are kept, to say what a drift looks like
-TOGETHER = 32  # images that are bet on at once; fewer when somebody asks
 POINTS = 256  # of the history, at most; beyond, every other one goes
 SHIFT, POWER = 0.7, 0.9  # see DriftReport.needed
 
@@ -138,11 +137,13 @@ class DriftDetector:
             bins = np.argmin(self._edges < keys[start : start + TOGETHER, :, None], axis=2)
             places = np.arange(martingale.images, martingale.images + len(bins)) % RECENT
             self._bins[places], self._answers[places] = bins, answers[start : start + TOGETHER]
-            for capital in martingale.follow(bins):
-                if (capital >= self._lines).any():
-                    self._ring()
-                if martingale.images % self._stride == 0:
-                    self._remember()
+            first, capital = martingale.images + 1, martingale.update(bins)
+            for index in np.flatnonzero((capital >= self._lines).any(axis=1)).tolist():
+                self._ring(first + index, index, capital[index])
+            for image in range(first + -first % self._stride, first + len(bins), self._stride):
+                self._history.append((image, capital[image - first].copy()))
+            if len(self._history) > POINTS:
+                self._history, self._stride = self._history[1::2], 2 * self._stride
 
     def history(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of some images, int (m,), and log10 of the capital of each test then, float64 (m, tests)."""
@@ -173,15 +174,10 @@ class DriftDetector:
             shrank=shrank,
         )
 
-    def _ring(self):
-        self._alarm = self._alarm or self._martingale.images
-        for row in np.flatnonzero(self._martingale.capital >= self._lines).tolist():
-            self._crossed[row], self._lines[row] = self._martingale.since(row), np.inf
-
-    def _remember(self):
-        self._history.append((self._martingale.images, self._martingale.capital))
-        if len(self._history) > POINTS:
-            self._history, self._stride = self._history[1::2], 2 * self._stride
+    def _ring(self, image, index, capital):
+        self._alarm = self._alarm or image
+        for row in np.flatnonzero(capital >= self._lines).tolist():
+            self._crossed[row], self._lines[row] = self._martingale.since(row, index), np.inf
 
     def _latest(self, since):
         count = min(self.images - since + 1, RECENT)

@@ -13,9 +13,6 @@ to 1: the capital starts at 1 and is a martingale, so it ever reaches c with a c
 parts fall as 1/(k log^2 k), so that a change at image k costs a factor of about k log^2 k.
 """
 
-import math
-from collections.abc import Iterator
-
 import numpy as np
 from scipy.special import ndtr, ndtri
 
@@ -28,7 +25,8 @@ CAUTION = 0.1  # share of a stake that is never at risk: a single outlier cannot
 LEARNING_CAUTION = 0.2
 WINDOWS = 20  # runs of bins for the coarser of the learning bets
 LEARNING = ((True, 1 / 20), (True, 1 / 50), (False, 1 / 300))  # over windows or bins, and what is forgotten an image
-CEILING, CEILING_EVERY = 1e200, 16  # images, in which a stake grows by less than 1e100
+TOGETHER = 32  # images that are taken in at once: one costs a tenth of one alone
+CEILING = 1e100  # of a stake before them; they multiply it by less than 1e200
 
 
 def bin_ranks(count: int, even: bool = False) -> np.ndarray:
@@ -90,34 +88,46 @@ class Martingale:
         shares[0, len(LEARNING) :] = 0
         shares[tests - rising :, [shift <= 0 for shift, _ in BETS]] = 0
         self._shares = shares / shares.sum(axis=1, keepdims=True)
-        self._grown = np.zeros((2, *shares.shape))
-        self._stakes, self._best = self._grown  # views
-        self._since = np.zeros(shares.shape, int)
-        self._reserve = 1.0
+        self._stakes, self._best, self._since = (
+            np.zeros_like(shares),
+            np.zeros_like(shares),
+            np.zeros(shares.shape, int),
+        )
         self.images = 0
         self.capital = np.ones(tests)
 
-    def follow(self, bins: np.ndarray) -> Iterator[np.ndarray]:
-        """Takes in the bins, int (n, tests), of some images one after the other; yields the capital after each.
+    def update(self, bins: np.ndarray) -> np.ndarray:
+        """Takes in the bins, int (n, tests), of up to `TOGETHER` images in their order.
 
-        What does not wait for the image before is reckoned for all of them at once, which halves the time.
+        Returns:
+            The capital after each, float64 (n, tests).
         """
-        for factors in self._pay(bins):
-            self.images += 1
-            before, self._reserve = self._reserve, 1 / (1 + math.log1p(self.images))
-            self._stakes += before - self._reserve  # falls as 1/(k log^2 k)
-            self._since[self._best < 1] = self.images  # CUSUM (Page 1954): the start of largest likelihood
-            np.maximum(self._best, 1, out=self._best)
-            self._grown *= factors
-            if not self.images % CEILING_EVERY:
-                np.minimum(self._grown, CEILING, out=self._grown)
-            self.capital = np.vecdot(self._shares, self._stakes)
-            self.capital += self._reserve
-            yield self.capital
+        images = self.images + np.arange(len(bins) + 1)
+        reserve = 1 / (1 + np.log1p(images))  # what is not invested yet: the parts fall as 1/(k log^2 k)
+        grown = np.cumprod(self._pay(bins), axis=0)
+        starts = 1 / np.concatenate([np.ones_like(grown[:1]), grown[:-1]])
+        stakes = grown * (self._stakes + np.cumsum((reserve[:-1] - reserve[1:])[:, None, None] * starts, axis=0))
+        capital = np.vecdot(self._shares, stakes) + reserve[1:, None]
+        self._latest = images, grown, np.concatenate([self._best[None], starts]), self._since
+        self.images, self.capital = int(images[-1]), capital[-1]
+        self._stakes = np.minimum(stakes[-1], CEILING)
+        self._best, self._since = self._look_back(len(bins) - 1)
+        return capital
 
-    def since(self, row: int) -> int:
-        """The number of the image, from 1, at which the change of test `row` most likely came."""
-        return int(self._since[row, np.argmax(np.where(self._shares[row] > 0, self._best[row], -1))])
+    def since(self, row: int, index: int = -1) -> int:
+        """The number of the image, from 1, at which the change of test `row` most likely came.
+
+        By what was known after the image at `index` of those taken in last.
+        """
+        best, since = self._look_back(index % len(self._latest[1]))
+        return int(since[row, np.argmax(np.where(self._shares[row] > 0, best[row], -1))])
+
+    def _look_back(self, index):
+        """CUSUM (Page 1954): growth of each bet from the start that makes it largest, and the image of that start."""
+        images, grown, starts, since = self._latest
+        first = starts[: index + 2].argmax(axis=0)[None]
+        best = grown[index] * np.take_along_axis(starts, first, axis=0)[0]
+        return np.minimum(best, CEILING), np.where(first[0] > 0, images[0] + first[0], since)
 
     def _pay(self, bins):
         """By how much each bet multiplies its stake: float64 (n, tests, bets)."""
