@@ -81,9 +81,8 @@ class DriftDetector:
         self._order = reference.class_order
         gaps = reference.gaps
         self._middles = (np.cumsum(gaps, axis=1) - gaps / 2) / (reference.count + 1)
-        self._edges = np.pad(
-            reference.edges, ((0, 0), (0, 1)), constant_values=np.inf
-        )  # the first not below is its bin
+        above = np.full((len(TESTS), 1), np.inf)
+        self._edges = np.concatenate([reference.edges, above], axis=1)  # the first that is not below is the bin
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # scores and answers not bet on yet
         self._count = 0
         self._martingale = Martingale(gaps, rising=len(LIKENESSES))
@@ -121,7 +120,7 @@ class DriftDetector:
 
     def update_rows(self, rows: np.ndarray, answers: np.ndarray) -> None:
         """Takes in scores, float32 (n, scores), and classes, int (n,), as `update` computes them."""
-        self._waiting.append((rows, answers))
+        self._waiting.append((np.array(rows), np.array(answers)))  # copies: these wait, and the caller may write
         self._count += len(rows)
         if self._count - self._martingale.images >= TOGETHER:
             self._bet()

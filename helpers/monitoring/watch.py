@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -14,22 +16,33 @@ from helpers.monitoring.outage import Outage
 if TYPE_CHECKING:
     from helpers.monitoring.accuracy import AccuracyMonitor
     from helpers.monitoring.drift import DriftDetector
+    from helpers.monitoring.drift_reference import Reference
 
 
 def make_detector(model: LoadedModel) -> "DriftDetector":
     """By the reference in the bundle of `model`; raises DriftReferenceError where that one is of another kind."""
     from helpers.monitoring.drift import DriftDetector  # SciPy, which a start does not wait for
-    from helpers.monitoring.drift_reference import read_reference
 
-    return DriftDetector(read_reference(model.bundle))
+    return DriftDetector(_find_reference(model))
 
 
 def make_monitor(model: LoadedModel) -> "AccuracyMonitor":
     """Against the lower end of the interval on the card: the card's accuracy is an estimate itself. Raises as above."""
     from helpers.monitoring.accuracy import AccuracyMonitor
+
+    return AccuracyMonitor(_find_reference(model), model.bundle.evaluation()["test"]["top1_interval"][0])
+
+
+_in_use: "WeakValueDictionary[tuple[Path, str], Reference]" = WeakValueDictionary()  # read once for both
+
+
+def _find_reference(model):
     from helpers.monitoring.drift_reference import read_reference
 
-    return AccuracyMonitor(read_reference(model.bundle), model.bundle.evaluation()["test"]["top1_interval"][0])
+    key = (model.bundle.path, model.version)
+    if (reference := _in_use.get(key)) is None:
+        reference = _in_use[key] = read_reference(model.bundle)
+    return reference
 
 
 def _none(model: LoadedModel) -> None:

@@ -135,6 +135,32 @@ def test_one_by_one_and_in_batches_give_the_same(reference):
     assert one.report().log10_capital == pytest.approx(many.report().log10_capital, abs=1e-6)
 
 
+def test_it_is_all_the_same_how_often_one_asks(reference):
+    rows = draw_rows(np.random.default_rng(1), 150)
+    rows[70:, NAMES.index("energy")] += 1
+    often, seldom = DriftDetector(reference), DriftDetector(reference)
+
+    for row in rows:
+        often.update_rows(row[None], row[:1].astype(int))
+        often.report()
+    seldom.update_rows(rows, rows[:, 0].astype(int))
+
+    asked, unasked = often.report().as_dict(), seldom.report().as_dict()
+    assert asked.pop("log10_capital") == pytest.approx(unasked.pop("log10_capital"))
+    assert asked == unasked
+    assert asked["verdict"] == "drift"
+
+
+def test_images_that_wait_are_those_that_were_given(reference):
+    rows = draw_rows(np.random.default_rng(1), 10)
+    detector, expected = DriftDetector(reference), feed(DriftDetector(reference), 10, seed=1).report()
+
+    detector.update_rows(rows, np.clip(rows[:, 0], 0, 99).astype(int))
+    rows[:] = 1e6
+
+    assert detector.report() == expected
+
+
 def test_the_same_seed_gives_the_same_and_no_images_change_nothing(reference):
     first, second = (feed(DriftDetector(reference, seed=3), 200, seed=1) for _ in range(2))
     second.update(draw_images(0), answers(0))

@@ -1,3 +1,4 @@
+import gc
 from concurrent.futures import wait
 
 import numpy as np
@@ -6,6 +7,7 @@ from conftest import make_bundle
 
 from helpers.inference.loader import load_model
 from helpers.inference.predictor import Predictor
+from helpers.monitoring import drift_reference
 from helpers.monitoring.drift_reference import DriftReferenceError
 from helpers.monitoring.scores import NAMES
 from helpers.monitoring.watch import Watch, make_detector, make_monitor
@@ -37,6 +39,18 @@ def test_the_reference_in_a_bundle_makes_a_detector_and_a_monitor_of_its_model(m
     assert reports["drift"]["images"] == 20
     assert reports["accuracy"]["predictions"] == 20
     assert reports["accuracy"]["card"] == 0.4
+
+
+def test_the_reference_is_read_once_for_both_and_anew_where_nobody_watches(model, monkeypatch):
+    read, reads = drift_reference.read_reference, []
+    monkeypatch.setattr(drift_reference, "read_reference", lambda bundle: reads.append(bundle) or read(bundle))
+
+    for expected in (1, 2):
+        watch = Watch(make_detector, make_monitor)
+        watch.look(model, predict(model, 3))
+        assert len(reads) == expected
+        del watch
+        gc.collect()
 
 
 def test_a_model_that_takes_over_is_watched_anew(model, tmp_path):
