@@ -3,21 +3,25 @@
 Each is executed by papermill into runs/<run id>/, with an HTML page beside it. A stage is done only if it left a
 receipt that holds; run.json says at any moment how far the run is; index.html shows the results.
 Exit status: 0 all stages done, 1 a stage failed, 2 wrong parameters (before any kernel starts), 130 interrupted.
+
+With --sweep they run once for each value (for several --sweep, each combination), in folders of their own, and
+sweep.json and index.html compare the results; the exit status is that of the worst.
 """
 
 import argparse
 import os
 import secrets
-import signal
 import sys
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from helpers import receipts
-from helpers.pipeline import execution, journal, profile, report
+from helpers import cluster, receipts
+from helpers.pipeline import campaign, execution, journal, profile, report, sweep
+from helpers.pipeline.options import parse
 from helpers.workspace import ROOT
 
 STAGES = {
@@ -25,6 +29,7 @@ STAGES = {
     "train": "02_train_and_upload.ipynb",
     "deploy": "03_deploy_and_monitor.ipynb",
 }
+STATUS = {"done": 0, "failed": 1, "interrupted": 130}
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Plan:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parse(__doc__, STAGES, arguments)
     # The kernels inherit these: no debugger's advice and no TensorFlow start-up notes among the progress bars.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -48,37 +53,30 @@ def main(arguments: list[str] | None = None) -> int:
         if options.list:
             show_parameters(notebooks, declared)
             return 0
+        if sweep.is_asked_for(options, runs_of(options)):
+            return run_sweep(options, notebooks, declared)
         plan = make_plan(options, notebooks, declared)
         if options.dry_run:
             show_plan(plan, declared)
             return 0
         return run(plan)
-    except (profile.ProfileError, journal.RunError) as error:
+    except (profile.ProfileError, journal.RunError, cluster.ClusterError) as error:
         print(f"run_pipeline.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--params", type=Path, metavar="FILE", help="profile (default: params/demo.yaml)")
-    add("--only", metavar="STAGE,...", help=f"only these of {', '.join(STAGES)}")
-    add("--from", dest="first", metavar="STAGE", help="this stage and those after it")
-    add("-p", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE",
-        help="one parameter, above the profile; STAGE may be all; may be repeated")  # fmt: skip
-    add("--run-dir", type=Path, metavar="DIR", help="the folder of all runs (default: $SUITE_RUNS, or else runs)")
-    add("--resume", metavar="RUN_ID",
-        help="go on with that run and its parameters (or those of --params); skips what still holds")  # fmt: skip
-    add("--list", action="store_true", help="show the stages and their parameters")
-    add("--dry-run", action="store_true", help="show what would run, with the final parameters")
-    return parser.parse_args(arguments)
+def runs_of(options: argparse.Namespace) -> Path:
+    """The folder of all runs."""
+    return (options.run_dir or Path(os.environ.get("SUITE_RUNS") or ROOT / "runs")).resolve()
 
 
-def make_plan(options: argparse.Namespace, notebooks: dict[str, Path], declared: dict[str, Any]) -> Plan:
+def make_plan(
+    options: argparse.Namespace, notebooks: dict[str, Path], declared: dict[str, Any], swept: Sequence[str] = ()
+) -> Plan:
     """Everything that can be wrong with a command is found here."""
-    runs = (options.run_dir or Path(os.environ.get("SUITE_RUNS") or ROOT / "runs")).resolve()
+    runs = runs_of(options)
     earlier = journal.read_run(runs, options.resume) if options.resume else None
     run_id = options.resume or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     if earlier and not options.params:
@@ -86,7 +84,7 @@ def make_plan(options: argparse.Namespace, notebooks: dict[str, Path], declared:
     else:
         path = options.params or ROOT / "params" / "demo.yaml"
         sections, origin = profile.read_profile(path), str(path)
-    settings = profile.settings(declared, sections, options.overrides, origin)
+    settings = profile.settings(declared, sections, options.overrides, origin, swept)
     stages = list(earlier["stages"]) if earlier else list(STAGES)
     if options.first:
         profile.known(options.first, STAGES, "--from", f"there is no stage {options.first!r}")
@@ -99,6 +97,27 @@ def make_plan(options: argparse.Namespace, notebooks: dict[str, Path], declared:
     if not stages:
         raise profile.ProfileError("--from and --only together leave no stage to run")
     return Plan(runs / run_id, notebooks, settings, stages)
+
+
+def run_sweep(options: argparse.Namespace, notebooks: dict[str, Path], declared: dict[str, Any]) -> int:
+    """Plans every member before the first one starts, and runs them; or goes on with the sweep that --resume names."""
+    plans, directory = {}, runs_of(options) / (options.resume or "")
+    if not options.resume:
+        plans = {item: make_plan(options, notebooks, declared, item.overrides) for item in sweep.members(options.sweep)}
+        directory = next(iter(plans.values())).directory
+    for item, plan in plans.items():
+        settings = sweep.set_apart(plan.settings, directory.name, item, plan.stages)
+        plans[item] = replace(plan, directory=directory / item.name, settings=settings)
+    if options.dry_run:
+        print(f"would run {len(plans)} times into {shown(directory)}")
+        for plan in plans.values():
+            show_plan(plan, declared)
+        return 0
+    make_folder(directory)
+    journals = {item: (settings_of(plan), entries(plan)) for item, plan in plans.items()}
+    state = campaign.run(directory, journals, options.engine, options.jobs)
+    print(f"look at {shown(directory / 'index.html')}")
+    return STATUS[state]
 
 
 def show_parameters(notebooks: dict[str, Path], declared: dict[str, dict[str, profile.Parameter]]) -> None:
@@ -121,27 +140,25 @@ def show_plan(plan: Plan, declared: dict[str, dict[str, profile.Parameter]]) -> 
 
 def run(plan: Plan) -> int:
     """Execute the stages; on SIGINT and SIGTERM the kernel ends first, then this process, with the record in order."""
-    stop = threading.Event()
+    make_folder(plan.directory)
+    with execution.stop_on_signals() as stop, journal.locked(plan.directory):
+        book, state = journal.Journal(plan.directory, settings_of(plan), entries(plan)), "failed"
+        print(f"run {plan.directory.name}", flush=True)
+        try:
+            state = run_stages(plan, book, stop)
+        finally:
+            state = book.close(state)
+            index = report.write_index(plan.directory, book.record, book.receipts)
+        tell(plan, book, state)
+        print(f"look at {shown(index)}")
+    return STATUS[state]
+
+
+def make_folder(directory: Path) -> None:
     try:
-        plan.directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise journal.RunError(f"--run-dir: cannot make {plan.directory} ({error.strerror})") from None
-    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with journal.locked(plan.directory):
-            book, state = journal.Journal(plan.directory, settings_of(plan), entries(plan)), "failed"
-            print(f"run {plan.directory.name}", flush=True)
-            try:
-                state = run_stages(plan, book, stop)
-            finally:
-                state = book.close(state)
-                index = report.write_index(plan.directory, book.record, book.receipts)
-            tell(plan, book, state)
-            print(f"look at {shown(index)}")
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return {"done": 0, "failed": 1, "interrupted": 130}[state]
+        raise journal.RunError(f"--run-dir: cannot make {directory} ({error.strerror})") from None
 
 
 def entries(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ package are what a person calls or runs.
 ORDER = (
     "workspace",
     "receipts",
+    "cluster",
     "data.labels",
     "data.archive",
     "data.synthetic",
@@ -97,4 +98,9 @@ ORDER = (
     "pipeline.execution",
     "pipeline.journal",
     "pipeline.report",
+    "pipeline.sweep",
+    "pipeline.members",
+    "pipeline.comparison",
+    "pipeline.campaign",
+    "pipeline.options",
 )

@@ -105,11 +105,12 @@ def settings(
     sections: Mapping[str, Mapping[str, Any]],
     overrides: Sequence[str] = (),
     origin: str = "profile",
+    swept: Sequence[str] = (),
 ) -> Settings:
     """The final values: notebook default, then profile ``all``, profile stage, ``-p all.X``, ``-p STAGE.X``.
 
     `declared` maps stages to their parameters, `sections` is a profile (`origin` names it in errors) and `overrides`
-    are ``SECTION.NAME=VALUE`` texts.
+    are ``SECTION.NAME=VALUE`` texts, as are the `swept` values of a sweep's member, which go above all.
 
     Raises:
         ProfileError: for the first unknown section, unknown parameter (naming the nearest) or wrong value.
@@ -118,8 +119,9 @@ def settings(
     timeouts: dict[str, float | None] = dict.fromkeys(declared)
     given = [(s, n, v, f"{origin}: {s}.{n}") for s, items in sections.items() for n, v in items.items()]
     given.sort(key=lambda item: item[0] != ALL)  # what is said of one stage goes before what is said of all
-    chosen = [(*_split(text), f"-p {text}") for text in overrides]
+    chosen = [(*_split(text, "-p"), f"-p {text}") for text in overrides]
     chosen.sort(key=lambda item: item[0] != ALL)
+    chosen += [(*_split(text, "--sweep"), f"--sweep {text}") for text in swept]
     for section in sections:
         _known_section(section, declared, origin)
     for section, name, value, where in given + chosen:
@@ -147,11 +149,11 @@ class _Text:
     text: str
 
 
-def _split(override: str) -> tuple[str, str, _Text]:
+def _split(override: str, option: str) -> tuple[str, str, _Text]:
     target, equals, text = override.partition("=")
     section, dot, name = target.partition(".")
     if not (equals and dot and section and name):
-        raise ProfileError(f"-p {override}: must be STAGE.NAME=VALUE, for example train.epochs=3")
+        raise ProfileError(f"{option} {override}: must be STAGE.NAME=VALUE, for example train.epochs=3")
     return section, name, _Text(text)
 
 
