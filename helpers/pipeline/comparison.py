@@ -25,12 +25,17 @@ def rows_of(sweep: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def warnings_of(sweep: Mapping[str, Any]) -> list[str]:
+    """What a reader of the figures must know first: where they are of drawn images."""
+    return sorted({member["warning"] for member in sweep["members"].values() if member["warning"]})
+
+
 def format_table(sweep: Mapping[str, Any]) -> str:
-    """The table as aligned text."""
+    """The table as aligned text, and under it what must be known of it."""
     rows = rows_of(sweep)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
+    return "\n".join([*lines, *warnings_of(sweep)])
 
 
 def write_page(directory: Path, sweep: Mapping[str, Any]) -> Path:
@@ -51,6 +56,7 @@ def write_page(directory: Path, sweep: Mapping[str, Any]) -> Path:
         f"<h1>{title}: <span class={sweep['state']}>{sweep['state']}</span></h1>\n"
         f"<p>Started {sweep['started']}, finished {sweep['finished'] or '-'}. "
         "<a href=sweep.json>sweep.json</a> has every detail.</p>\n"
+        f"{''.join(f'<p class=loud>{html.escape(text)}</p>' for text in warnings_of(sweep))}"
         f"<table>{''.join(cells)}</table>\n</html>\n",
         encoding="utf-8",
     )

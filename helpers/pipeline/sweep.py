@@ -15,13 +15,13 @@ from typing import Any
 
 from helpers.pipeline.journal import RunError, read_run
 from helpers.pipeline.profile import ProfileError, Settings
-from helpers.pipeline.report import describe
+from helpers.pipeline.report import describe, synthetic_warning
 from helpers.receipts import Receipt, ReceiptError, now, read_receipt, receipt_path, write_json
 
 FILE, OUTPUT = "sweep.json", "output.log"
 MOST = 1000  # members; more is a slip of the keyboard
 TRAIN = "train"  # the stage whose receipt has the figures, and which publishes
-NOTHING = {"top1": None, "calibration_error": None, "gate": None, "seconds": None, "error": None}
+NOTHING = {"top1": None, "calibration_error": None, "gate": None, "seconds": None, "error": None, "warning": ""}
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,8 @@ def read_outcome(directory: Path, status: int) -> dict[str, Any]:
     errors = [describe(entry["error"]) for entry in stages.values() if entry["error"] and entry["state"] == "failed"]
     problem = (errors or [f"ended with status {status}; {directory.name}/{OUTPUT} says why"])[0]
     seconds = sum(receipt.duration_s for receipt in receipts.values()) if receipts else None
-    return _figures(receipts) | {"state": state, "seconds": seconds, "error": problem if state == "failed" else None}
+    outcome = {"state": state, "seconds": seconds, "error": problem if state == "failed" else None}
+    return outcome | _figures(receipts) | {"warning": synthetic_warning(receipts)}
 
 
 def _figures(receipts: Mapping[str, Receipt]) -> dict[str, Any]:
