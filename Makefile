@@ -51,9 +51,10 @@ lock: $(VENV)/test.stamp ## renew requirements/*.lock from pyproject.toml (ARGS=
 	@$(call compile,test,--extra test --constraint requirements/run.lock)
 	@$(call compile,gpu,--extra gpu --constraint requirements/run.lock)
 	@$(call compile,bench,--extra bench --constraint requirements/run.lock)
+	@$(call compile,ray,--extra ray --constraint requirements/run.lock)
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(ARGS) \
 	  requirements/peers.in --output-file requirements/peers.lock
-	@echo "requirements/run.lock, test.lock, gpu.lock, bench.lock and peers.lock are up to date"
+	@echo "requirements/run.lock, test.lock, gpu.lock, bench.lock, ray.lock and peers.lock are up to date"
 
 compile = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-annotate --no-header $(2) $(ARGS) pyproject.toml --output-file requirements/$(1).lock

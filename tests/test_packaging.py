@@ -14,7 +14,7 @@ from packaging.version import Version
 from helpers.workspace import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("run", "test", "gpu")
+LOCKS = ("run", "test", "gpu", "ray")
 PYTHONS = ("3.11", "3.12", "3.13")
 # The first versions without a known hole that matters here (loading models, parsing uploads, decoding images).
 SAFE = {"keras": "3.15.1", "starlette": "1.3.1", "multipart": "1.3.1", "pillow": "12.3"}
@@ -69,14 +69,14 @@ def test_what_pyproject_asks_for_is_installed_on_each_python(lock, python):
     assert {canonicalize_name(item.name) for item in asked_of(lock)} <= installed
 
 
-@pytest.mark.parametrize("lock", ["test", "gpu"])
+@pytest.mark.parametrize("lock", ["test", "gpu", "ray"])
 def test_the_larger_locks_hold_the_run_lock_line_by_line(lock):
     assert set(pins_of("run").items()) <= set(pins_of(lock).items())
 
 
 def test_only_the_gpu_lock_brings_cuda():
     assert any(name.startswith("nvidia-cudnn") for name in pins_of("gpu"))
-    assert not [name for lock in ("run", "test") for name in pins_of(lock) if name.startswith("nvidia")]
+    assert not [name for lock in ("run", "test", "ray") for name in pins_of(lock) if name.startswith("nvidia")]
 
 
 @pytest.mark.parametrize("lock", LOCKS)
