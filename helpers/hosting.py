@@ -1,6 +1,5 @@
 """A web server beside whatever else the process does: in a notebook's kernel, in a test, or as a command of its own."""
 
-import argparse
 import asyncio
 import ipaddress
 import signal
@@ -10,7 +9,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,7 +20,9 @@ from helpers.monitoring.log_file import LogError
 from helpers.monitoring.prediction_log import PredictionLog
 from helpers.monitoring.watch import Watch, make_detector, make_monitor
 from helpers.registry import RegistryError, UnknownModel
+from helpers.serving.canary import canary
 from helpers.serving.connection import Connection
+from helpers.serving.options import parse
 from helpers.serving.service import create_app
 from helpers.serving.shadow import shadow
 from helpers.serving.watcher import follow
@@ -133,7 +133,7 @@ def is_loopback(host: str) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m helpers.hosting``: serves the production model until SIGTERM or Ctrl-C; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parse(argv)
     stop = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -174,8 +174,10 @@ def _serve(arguments, stop):
                 rate_limit=arguments.rate_limit,
             )
             following = follow(app.state.swapper, source.bucket, arguments.watch)
-            shadowing = shadow(app, source, arguments.shadow)
-            with Server(app, arguments.host, arguments.port) as server, following, shadowing:
+            beside = (
+                canary(app, source, arguments.canary) if arguments.canary else shadow(app, source, arguments.shadow)
+            )
+            with Server(app, arguments.host, arguments.port) as server, following, beside:
                 print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
                 while server.running and not stop.wait(1):
                     pass
@@ -187,24 +189,6 @@ def _serve(arguments, stop):
 
 def _open_log(arguments):
     return closing(PredictionLog(arguments.log, keep_images=arguments.log_images)) if arguments.log else nullcontext()
-
-
-def _parser():
-    parser = argparse.ArgumentParser(prog="python -m helpers.hosting", description="Serves the production model.")
-    add = parser.add_argument
-    add("--bucket", default="", help="url of the store; else $SUITE_BUCKET, else the folder store/ here")
-    add("--model-dir", default="", help=f"under the bucket; else {MODEL_DIR}, or the bundle in model/ while absent")
-    add("--host", default="127.0.0.1", help="address to listen on; any but this machine's wants a token")
-    add("--port", type=int, default=8000, help="0 takes a free one")
-    add("--engine", default="auto", choices=["auto", "openvino", "keras"])
-    add("--log", type=Path, help="file of a prediction log, gone on with if there is one; else none")
-    add("--log-images", action="store_true", help="keep the images in it, for replays; 3 kB each")
-    add("--rate-limit", metavar="RATE", help="predictions of one client address, e.g. 60/minute; else all it likes")
-    text = "follow the alias: look at it so often (1 without a number), and go back from what is worse"
-    add("--watch", type=float, nargs="?", const=1.0, metavar="SECONDS", help=text)
-    text = "share of the requests (0.1 without a number) that the candidate answers too, unseen; see /candidate"
-    add("--shadow", type=float, nargs="?", const=0.1, metavar="SHARE", help=text)
-    return parser
 
 
 def _configure(app):

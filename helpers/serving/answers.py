@@ -82,14 +82,14 @@ class CandidateComparison(BaseModel):
 
     candidate: str = Field(description="its version", examples=["20261101T120000Z-0123456789ab"])
     production: str = Field(description="the version that answered", examples=["20261001T080000Z-ba9876543210"])
-    images: int
-    agreement: float = Field(description="share of the images that both give the same class, 0 to 1")
+    images: int = Field(description="that the candidate saw, or as a canary answered")
+    agreement: float | None = Field(description="share of them that both give the same class; null of a canary")
     confidence_candidate: float
     confidence_production: float
     milliseconds_candidate: float = Field(description="an image in the engine, on average")
     milliseconds_production: float
     passed_over: int = Field(description="batches that came while too many waited")
-    problem: str = Field(description="why the candidate cannot be loaded, or what it failed with last")
+    problem: str = Field(description="why the candidate cannot be loaded or was sent back, or what it failed with last")
 
 
 class Status(BaseModel):

@@ -25,10 +25,14 @@ class Inference:
     """What every prediction route does, whatever its answer looks like.
 
     A request whose client leaves while it waits is taken out of the queue. `limit` is how often a client may ask.
+
+    Attributes:
+        route: what a single image is submitted to, by the request id.
     """
 
     def __init__(self, predictor: Predictor, recorder: Recorder, limit: RateLimit | None = None) -> None:
         self.predictor, self.recorder, self.limit = predictor, recorder, limit
+        self.route: Callable[[str], Callable[[np.ndarray], Future]] = lambda request_id: predictor.submit
         self._decoders: ThreadPoolExecutor | None = None
         self._decoding: set[Future] = set()
 
@@ -60,7 +64,7 @@ class Inference:
         def decode():
             return decode_image(read_files(content_type, body)[0])
 
-        return await self._run(request, decode, self.predictor.submit)
+        return await self._run(request, decode, self.route(request.state.request_id))
 
     async def many(self, request: Request) -> tuple[list[Prediction], float]:
         """As `one`, for several files in the form, or an array in the .npy format; all by the same version."""

@@ -89,6 +89,7 @@ def create_app(
         ],
     )
     app.state.draining = False
+    app.state.inference = inference
     app.state.recorder = recorder
     app.state.swapper = swapper
     app.state.shadow = None
@@ -207,11 +208,13 @@ def _model_routes(swapper, guard, metrics):
 
     @router.get("/candidate", operation_id="compare_candidate", responses=problems(404))
     async def compare_candidate(request: Request) -> CandidateComparison:
-        """What the candidate would have said to the requests of late, beside what was answered."""
+        """What the candidate said, or would have said, to the requests of late, beside the model in production."""
         shadow = request.app.state.shadow
         if comparison := shadow and shadow.comparison():
             return CandidateComparison(**vars(comparison))
-        raise HTTPException(404, "no candidate runs beside this model; start the server with --shadow, and promote one")
+        raise HTTPException(
+            404, "no candidate runs beside this model; start the server with --shadow or --canary, and promote one"
+        )
 
     router.include_router(admin)
     return router

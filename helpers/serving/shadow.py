@@ -40,17 +40,18 @@ class Comparison:
     """What the candidate and the version in production said to the same images.
 
     Attributes:
-        agreement: share of the images that both give the same class, 0 to 1.
+        images: that the candidate saw, or as a canary answered.
+        agreement: share of them that both give the same class, 0 to 1; None of a canary, which answers alone.
         confidence_candidate, confidence_production: means, 0 to 1.
         milliseconds_candidate, milliseconds_production: an image in the engine, means.
         passed_over: batches that came while too many waited.
-        problem: why the candidate cannot be loaded, or what it failed with last.
+        problem: why the candidate cannot be loaded or was sent back, or what it failed with last.
     """
 
     candidate: str
     production: str
     images: int = 0
-    agreement: float = 0.0
+    agreement: float | None = 0.0
     confidence_candidate: float = 0.0
     confidence_production: float = 0.0
     milliseconds_candidate: float = 0.0
@@ -184,8 +185,10 @@ class Shadow:
             self._images += len(batch.images)
 
 
-def shadow(app: FastAPI, source: ModelSource, share: float | None) -> AbstractContextManager:
-    """A `Shadow` of the alias "candidate" of the model that `app` serves; ``/candidate`` shows it. None: no shadow."""
+def shadow(
+    app: FastAPI, source: ModelSource, share: float | None, kind: type[Shadow] = Shadow
+) -> AbstractContextManager:
+    """A `kind` of the alias "candidate" of the model that `app` serves; ``/candidate`` shows it. None: no candidate."""
     if share is None:
         return nullcontext()
     swapper = app.state.swapper
@@ -198,5 +201,5 @@ def shadow(app: FastAPI, source: ModelSource, share: float | None) -> AbstractCo
         found = Registry(own.store, name).alias(CANDIDATE)
         return found.version if found else None
 
-    app.state.shadow = Shadow(swapper.predictor, find, lambda: own.load(place), share=share)
+    app.state.shadow = kind(swapper.predictor, find, lambda: own.load(place), share=share)
     return app.state.shadow
