@@ -29,6 +29,7 @@ Reply = namedtuple("Reply", "status body headers", defaults=(b"", {}))
 ROUTE = re.compile(
     r"/(?P<area>(?:upload/|download/)?)storage/v1/b/(?P<bucket>[^/]+)(?:/o(?:/(?P<key>[^/]+)(?P<rest>/.*)?)?)?"
 )
+PART = 256 * 2**10
 COPY = re.compile(r"/(?P<verb>copyTo|rewriteTo)/b/(?P<bucket>[^/]+)/o/(?P<key>[^/]+)")
 
 
@@ -42,23 +43,29 @@ class Stored:
 
 @dataclass
 class Fault:
-    """How a call fails: "unavailable" (503), "drop" (done, no reply), "cut" (body stops), "shorten" (and says so)."""
+    """How a call fails: "unavailable" (503), "drop" (done, no reply), "cut" (body stops), "shorten" (and says so).
+
+    "break", of a part of a resumable upload alone: the connection is lost when half of it has arrived.
+    """
 
     kind: str
     call: str
     times: int
+    after: int  # calls that do not fail before
 
 
 @dataclass
 class FakeGCS:
     """``with FakeGCS() as server: os.environ["STORAGE_EMULATOR_HOST"] = server.url``
 
-    `calls` counts what clients asked for, by name: upload, start, download, get, list, delete, patch, copy.
+    `calls` counts what clients asked for, by name: upload, start, download, get, list, delete, patch, copy. `parts`
+    are the first bytes and sizes of what resumable uploads sent.
     """
 
     buckets: dict = field(default_factory=lambda: {"bucket": {}})
     faults: list = field(default_factory=list)
     calls: list = field(default_factory=list)
+    parts: list = field(default_factory=list)
 
     def __enter__(self):
         self.lock, self.uploads, self.ids, self.last = threading.RLock(), {}, itertools.count(1), 0
@@ -75,14 +82,17 @@ class FakeGCS:
         self.server.hang_up()
         self.server.server_close()
 
-    def inject(self, kind, call, times=1):
-        """The next `times` calls named `call` fail in the way of `kind`."""
-        self.faults.append(Fault(kind, call, times))
+    def inject(self, kind, call, times=1, after=0):
+        """`times` calls named `call` fail in the way of `kind`, once `after` of them have not."""
+        self.faults.append(Fault(kind, call, times, after))
 
     def take_fault(self, call):
         with self.lock:
             for fault in self.faults:
                 if fault.call == call and fault.times > 0:
+                    if fault.after:
+                        fault.after -= 1
+                        continue
                     fault.times -= 1
                     return fault.kind
         return None
@@ -141,10 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         call, answer = route(fake, self.command, url.path, query, self.headers, body)
         fault = fake.take_fault(call)
+        if fault == "break":
+            _, answer = route(fake, self.command, url.path, query, self.headers, body[: len(body) // 2])
         with fake.lock:
             fake.calls.append(call)
         reply = problem(503, "Try again later.") if fault == "unavailable" else answer()
-        if fault == "drop":
+        if fault in ("drop", "break"):
             self.close_connection = True
             return
         self.send(reply, fault)
@@ -305,9 +317,15 @@ def continue_upload(fake, number, headers, body):
             return upload["done"]  # a client that lost this reply asks again
         match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", headers["Content-Range"])
         if match[1] is not None:
-            if int(match[1]) > len(upload["data"]):
+            first, last = int(match[1]), int(match[2])
+            if first > len(upload["data"]):
                 return problem(400, "a part is missing")
-            upload["data"] = upload["data"][: int(match[1])] + body
+            if match[3] != str(last + 1) and (last + 1 - first) % PART:
+                return problem(400, f"The size of every part but the last must be a multiple of {PART} bytes.")
+            fake.parts.append((first, len(body)))
+            upload["data"] = upload["data"][:first] + body
+            if len(body) < last + 1 - first:  # the connection was lost: of what came whole parts are kept
+                upload["data"] = upload["data"][: len(upload["data"]) // PART * PART]
         if match[3] == "*" or len(upload["data"]) < int(match[3]):
             return Reply(308, b"", {"Range": f"bytes=0-{len(upload['data']) - 1}"} if upload["data"] else {})
         sent = dict(re.findall(r"(crc32c|md5)=([\w+/]+=*)", headers.get("X-Goog-Hash", "")))

@@ -16,6 +16,7 @@ from helpers.delivery.objects import (
 )
 
 REQUEST_S = (5.0, 60.0)  # to connect, and between two reads
+CHUNK_BYTES = 8 * 2**20  # of what is larger: it is sent in such parts, of which a lost connection costs the last
 
 
 class GoogleStore(Store):
@@ -43,7 +44,8 @@ class GoogleStore(Store):
         attempt = uuid.uuid4().hex
         try:
             with self._calls(key, "write", if_generation) as (bucket, retry):
-                blob = bucket.blob(self._prefix + key)  # a fresh one: a used blob is pinned to its generation
+                # A fresh one: a used blob is pinned to its generation.
+                blob = bucket.blob(self._prefix + key, chunk_size=CHUNK_BYTES)
                 blob.metadata = {"attempt": attempt}
                 blob.upload_from_string(
                     data, if_generation_match=if_generation, checksum="crc32c", timeout=REQUEST_S, retry=retry

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from helpers.delivery.google_store import CHUNK_BYTES
 from helpers.delivery.storage import ObjectInfo, ObjectNotFound, PreconditionFailed, StorageUnavailable, open_store
 from helpers.workspace import ROOT
 
@@ -232,12 +233,16 @@ def test_importing_and_opening_touch_neither_google_nor_the_disk(tmp_path):
 # gs:// alone
 
 
-@pytest.mark.parametrize("data", [b"new", BIG], ids=["multipart", "resumable"])
-def test_a_write_whose_reply_was_lost_succeeds_once(gcs, bucket, data):
+@pytest.mark.parametrize(
+    ("data", "after", "uploads"),
+    [(b"new", 0, 2), (BIG, 0, 3), (BIG, 1, 3)],
+    ids=["multipart", "first part", "last part"],
+)
+def test_a_write_whose_reply_was_lost_succeeds_once(gcs, bucket, data, after, uploads):
     first = bucket.write("a", b"old", if_generation=0)
-    gcs.inject("drop", "upload")
+    gcs.inject("drop", "upload", after=after)
     generation = bucket.write("a", data, if_generation=first)
-    assert gcs.calls.count("upload") == 3
+    assert gcs.calls.count("upload") == 1 + uploads
     assert (bucket.read("a").data, bucket.read("a").generation) == (data, generation)
 
 
@@ -252,6 +257,34 @@ def test_a_rival_that_came_between_two_tries_is_not_taken_for_our_own_write(gcs,
         gcs.faults.clear()
         with pytest.raises(PreconditionFailed):
             ours.result()
+    assert bucket.read("a").data == b"rival"
+
+
+def test_a_large_write_goes_on_with_the_part_that_a_lost_connection_cut(gcs, bucket):
+    data = os.urandom(2 * CHUNK_BYTES + 1000)
+    gcs.inject("break", "upload", after=1)
+    generation = bucket.write("a", data, if_generation=0)
+    assert gcs.parts == [
+        (0, CHUNK_BYTES),
+        (CHUNK_BYTES, CHUNK_BYTES // 2),
+        (CHUNK_BYTES, CHUNK_BYTES),
+        (2 * CHUNK_BYTES, 1000),
+    ]
+    assert gcs.calls.count("start") == 1
+    assert (bucket.read("a").data, bucket.read("a").generation) == (data, generation)
+
+
+def test_a_rival_that_came_between_two_parts_wins(gcs, bucket):
+    first = bucket.write("a", b"old", if_generation=0)
+    gcs.inject("unavailable", "upload", times=3, after=1)
+    with ThreadPoolExecutor(1) as pool:
+        ours = pool.submit(bucket.write, "a", BIG, if_generation=first)
+        while len(gcs.parts) < 1 and not ours.done():
+            time.sleep(0.01)
+        gcs.put("bucket", "some/where/a", b"rival", {}, {})
+        with pytest.raises(PreconditionFailed):
+            ours.result()
+    assert [start for start, _ in gcs.parts] == [0, CHUNK_BYTES]
     assert bucket.read("a").data == b"rival"
 
 
