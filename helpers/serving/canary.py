@@ -1,16 +1,17 @@
 """A candidate that answers a share of the requests itself, until it turns out to be worse than production."""
 
-import asyncio
 import logging
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 from fastapi import FastAPI
 
 from helpers.inference.listener import Batch
-from helpers.inference.predictor import DeadlineExceeded, Prediction, Predictor, PredictorClosed, QueueFull
+from helpers.inference.predictor import DeadlineExceeded, Predictor, PredictorClosed, QueueFull
 from helpers.inference.source import ModelSource
 from helpers.inference.trial import Rule, Scorebook
 from helpers.serving.shadow import Comparison, Shadow, shadow
@@ -43,15 +44,15 @@ class Canary(Shadow):
         self._retire()
         self._close()
 
-    def route(self, request_id: str) -> Callable[[np.ndarray], asyncio.Future]:
-        """What the image of that request is submitted to."""
+    def route(self, request_id: str) -> Callable[..., Future]:
+        """What the image of that request is submitted to, in place of `Predictor.submit`."""
         trying = self._trying
         if trying and trying.model.version == self.predictor.model.version:  # it was promoted
             self._retire()
             trying = None
         if trying is None or not self.takes(request_id):
             return self.predictor.submit
-        return lambda image: asyncio.ensure_future(self._answer(trying, image))
+        return partial(self._submit, trying)
 
     def takes(self, request_id: str) -> bool:
         """Whether that request is one of the candidate's share."""
@@ -85,17 +86,26 @@ class Canary(Shadow):
                 figures[f"milliseconds_{name}"] = 1000 * float(np.mean(record.seconds or 0))
             return Comparison(version, production, self._images, **figures)
 
-    async def _answer(self, trying: Predictor, image: np.ndarray) -> Prediction:
+    def _submit(self, trying: Predictor, image: np.ndarray, future: Future | None = None) -> Future:
+        """As `Predictor.submit`; waits for the candidate, and so must not be called in an event loop."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                return await asyncio.wrap_future(trying.submit(image))
+            waiting = trying.submit(image)
+            try:
+                answer = waiting.result(PATIENCE_S)
+            finally:
+                waiting.cancel()  # takes it out of the queue
         except PredictorClosed:
             pass  # it was retired at this moment
         except (TimeoutError, DeadlineExceeded, QueueFull) as error:
             self.failed(trying.model.version, error)
         except Exception:  # noqa: BLE001, S110 - its predictor has logged it, and told the listeners, this one too
             pass
-        return await asyncio.wrap_future(self.predictor.submit(image))
+        else:
+            future = Future() if future is None else future
+            if future.set_running_or_notify_cancel():
+                future.set_result(answer)
+            return future
+        return self.predictor.submit(image, future)
 
     def _judge(self):
         with self._lock:

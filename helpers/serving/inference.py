@@ -32,7 +32,7 @@ class Inference:
 
     def __init__(self, predictor: Predictor, recorder: Recorder, limit: RateLimit | None = None) -> None:
         self.predictor, self.recorder, self.limit = predictor, recorder, limit
-        self.route: Callable[[str], Callable[[np.ndarray], Future]] = lambda request_id: predictor.submit
+        self.route: Callable[[str], Callable[[np.ndarray, Future], Future]] = lambda request_id: predictor.submit
         self._decoders: ThreadPoolExecutor | None = None
         self._decoding: set[Future] = set()
 
