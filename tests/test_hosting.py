@@ -364,6 +364,13 @@ def test_at_a_busy_port_the_command_ends_with_one_sentence(bucket, tmp_path, mon
     assert threading.active_count() == threads
 
 
+def test_a_share_that_is_none_ends_the_command_with_one_sentence(bucket, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for option in ("--canary", "--shadow"):
+        assert main(["--bucket", str(bucket), "--port", "0", option, "2"]) == 1
+        assert capsys.readouterr().err == "error: share must be above 0 and at most 1, got 2.0\n"
+
+
 def test_the_command_gives_signals_back(tmp_path, capsys):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     main(["--bucket", str(tmp_path), "--model-dir", "models/none"])
