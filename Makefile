@@ -1,11 +1,11 @@
-# Variables: PARAMS=params/full.yaml (make run), BUCKET=gs://NAME (make test-gcs), ARGS="..." (run, test, serve, lock, bench-training),
+# Variables: PARAMS=params/full.yaml (make run), BUCKET=gs://NAME (make test-gcs), ARGS="..." (run, test, serve, lock, image, bench-training),
 # PYTHON=python3.12 (the first time).
 
 SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-long test-gcs lab serve evaluate lock lint format clean
+.PHONY: help run test test-long test-gcs test-image image lab serve evaluate lock lint format clean
 .PHONY: bench-training bench-ablation bench-serving bench-drift
 
 VENV := .venv
@@ -47,17 +47,32 @@ evaluate: $(VENV)/run.stamp ## score a bundle on the test images; all figures in
 	@$(BIN)/python -m helpers.scorecard --model "$(or $(MODEL),model)" $(ARGS)
 
 lock: $(VENV)/test.stamp ## renew requirements/*.lock from pyproject.toml (ARGS=--upgrade for newer versions)
-	@$(call compile,run,)
-	@$(call compile,test,--extra test --constraint requirements/run.lock)
-	@$(call compile,gpu,--extra gpu --constraint requirements/run.lock)
-	@$(call compile,bench,--extra bench --constraint requirements/run.lock)
-	@$(call compile,ray,--extra ray --constraint requirements/run.lock)
+	@$(call compile,run,pyproject.toml)
+	@$(call compile,test,pyproject.toml --extra test --constraint requirements/run.lock)
+	@$(call compile,gpu,pyproject.toml --extra gpu --constraint requirements/run.lock)
+	@$(call compile,bench,pyproject.toml --extra bench --constraint requirements/run.lock)
+	@$(call compile,ray,pyproject.toml --extra ray --constraint requirements/run.lock)
+	@$(call compile,serve,--group serve --constraint requirements/run.lock)
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(ARGS) \
 	  requirements/peers.in --output-file requirements/peers.lock
-	@echo "requirements/run.lock, test.lock, gpu.lock, bench.lock, ray.lock and peers.lock are up to date"
+	@echo "requirements/run.lock, test.lock, gpu.lock, bench.lock, ray.lock, serve.lock and peers.lock are up to date"
 
 compile = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	--no-annotate --no-header $(2) $(ARGS) pyproject.toml --output-file requirements/$(1).lock
+	--no-annotate --no-header $(2) $(ARGS) --output-file requirements/$(1).lock
+
+image: ## build the server's image with docker, podman or buildah (IMAGE=NAME, BASE=IMAGE, FILE=deploy/lab.Dockerfile)
+	@for builder in docker podman buildah; do \
+	  if command -v $$builder > /dev/null && $$builder info > /dev/null 2>&1; then \
+	    format=$$([ $$builder = docker ] || echo --format=docker) && \
+	    exec $$builder build $$format --file $(or $(FILE),Dockerfile) --tag $(or $(IMAGE),cifar100-suite) \
+	      $(if $(BASE),--build-arg BASE=$(BASE)) $(ARGS) .; \
+	  fi; \
+	done; \
+	echo "none of docker, podman and buildah is installed and answers '... info'; install one, or start docker" >&2; \
+	exit 1
+
+test-image: $(VENV)/test.stamp ## build the server's image, start it, and ask it (BASE=IMAGE)
+	@SUITE_TEST_IMAGE=1 $(BIN)/python -m pytest -q --timeout=3600 tests/test_image.py $(ARGS)
 
 lint: $(VENV)/test.stamp ## check style of code and notebooks
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
