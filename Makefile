@@ -72,7 +72,7 @@ image: ## build the server's image with docker, podman or buildah (IMAGE=NAME, B
 	exit 1
 
 test-image: $(VENV)/test.stamp ## build the server's image, start it, and ask it (BASE=IMAGE)
-	@SUITE_TEST_IMAGE=1 $(BIN)/python -m pytest -q --timeout=3600 tests/test_image.py $(ARGS)
+	@SUITE_IMAGE_BASE="$(BASE)" $(BIN)/python -m pytest -q --long --timeout=3600 tests/test_image.py $(ARGS)
 
 lint: $(VENV)/test.stamp ## check style of code and notebooks
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

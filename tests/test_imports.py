@@ -56,12 +56,17 @@ def at_start_up(name: str) -> list[ast.stmt]:
 
 def serving_wing() -> set[str]:
     """What a server needs: service, tunnel and hosting, and everything these import."""
-    wing, todo = set(), ["serving.service", "serving.tunnel", "hosting"]
+    return reached_from("serving.service", "serving.tunnel", "hosting")
+
+
+def reached_from(*names: str) -> set[str]:
+    """These modules and all that they import, inside functions as well."""
+    reached, todo = set(), list(names)
     while todo:
-        if (name := todo.pop()) not in wing:
-            wing.add(name)
+        if (name := todo.pop()) not in reached:
+            reached.add(name)
             todo.extend(helpers_imported_by(name))
-    return wing
+    return reached
 
 
 def test_the_order_lists_every_module_once():

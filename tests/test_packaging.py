@@ -14,7 +14,7 @@ from packaging.version import Version
 from helpers.workspace import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("run", "test", "gpu", "ray")
+LOCKS = ("run", "test", "gpu", "ray")  # of the dependencies and an extra; the server's own is in test_image.py
 PYTHONS = ("3.11", "3.12", "3.13")
 # The first versions without a known hole that matters here (loading models, parsing uploads, decoding images).
 SAFE = {"keras": "3.15.1", "starlette": "1.3.1", "multipart": "1.3.1", "pillow": "12.3"}
@@ -39,7 +39,7 @@ def asked_of(lock: str) -> list[Requirement]:
     return [Requirement(text) for text in PROJECT["project"]["dependencies"] + extras.get(lock, [])]
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, "serve"])
 def test_each_package_has_one_exact_pin_and_its_hashes(lock):
     names = [canonicalize_name(item.name) for item in requirements_of(lock)]
     assert sorted(names) == sorted(set(names))
@@ -85,7 +85,7 @@ def test_no_pin_is_older_than_the_first_safe_version(lock, name, safe):
     assert Version(pins_of(lock)[name].removeprefix("==")) >= Version(safe)
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, "serve"])
 def test_no_lock_names_a_host_or_a_path(lock):
     text = (ROOT / "requirements" / f"{lock}.lock").read_text()
     assert not re.search(
@@ -136,6 +136,8 @@ def test_make_alone_lists_every_target():
         "bench-drift",
         "test-gcs",
         "test-long",
+        "image",
+        "test-image",
     }
     assert {line.split()[1] for line in make().stdout.splitlines()} == targets
 
