@@ -131,9 +131,9 @@ def test_the_group_of_the_server_asks_for_what_the_suite_asks_for():
     assert {canonicalize_name(Requirement(text).name) for text in asked} <= lock_names("serve")
 
 
-def test_all_that_the_server_imports_is_in_the_lock_or_known_to_be_left_out():
+def test_all_that_the_server_and_a_release_import_is_in_the_lock_or_known_to_be_left_out():
     provided = packages_distributions()
-    nodes = [node for name in reached_from("hosting", "client", "registry") for node in ast.walk(tree_of(name))]
+    nodes = [node for name in reached_from("hosting", "release") for node in ast.walk(tree_of(name))]
     packages = {item.split(".")[0] for item in imports_in(nodes)} - set(sys.stdlib_module_names) - {"helpers"}
     assert packages > NOT_IN_IMAGE
     for package in packages - NOT_IN_IMAGE:
