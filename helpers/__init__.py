@@ -18,6 +18,7 @@ ORDER = (
     "data.image_statistics",
     "data.augmentation",
     "data.corruptions",
+    "delivery.events",
     "delivery.objects",
     "delivery.google_store",
     "delivery.storage",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from helpers.delivery import events
 from helpers.delivery.aliases import Alias, Aliases
 from helpers.delivery.bundle import MANIFEST, SIGNATURE, BundleError, read_bundle
 from helpers.delivery.layout import VERSION, BeingRemoved, Layout, UnknownModel, VersionConflict
@@ -77,6 +78,8 @@ class Registry:
             self._put(bundle.version, SIGNATURE, signature)
         self._require_unclaimed(bundle.version)
         self._require_files(bundle.version, {MANIFEST, *bundle.manifest.files})
+        if published is None:
+            events.announce(events.PUBLISHED, self.name, bundle.version, store=self.store.url)
         return bundle.version
 
     def versions(self) -> list[Version]:
@@ -118,14 +121,16 @@ class Registry:
             self._require(version)  # before an alias is made in vain
             generation = self._aliases.make(alias)
         history = (*current.history, current.version) if current else ()
-        return self._aliases.move(alias, version, history, reason, who, generation)
+        return self._tell(events.PROMOTED, alias, self._aliases.move(alias, version, history, reason, who, generation))
 
     def rollback(self, alias: str = PRODUCTION, *, reason: str, who: str = "", expected: int | None = None) -> Alias:
         """Points `alias` to the version before; once more goes one further back. Arguments and errors as `promote`."""
         current, generation = self._aliases.read_at(alias, expected)
         if current is None or current.previous is None:
             raise UnknownModel(f"alias {alias!r} of model {self.name!r} has no version before; promote one instead")
-        return self._aliases.move(alias, current.previous, current.history[:-1], reason, who, generation)
+        back, history = current.previous, current.history[:-1]
+        moved = self._aliases.move(alias, back, history, reason, who, generation)
+        return self._tell(events.ROLLED_BACK, alias, moved, left=current.version)
 
     def release(self, versions: set[str], keep: int) -> set[str]:
         """Takes `versions` out of all aliases' histories but for the last `keep`; returns those still named.
@@ -176,6 +181,11 @@ class Registry:
             return self.store.read(self.layout.version(version, file)).data
         except ObjectNotFound:
             raise self._unknown(version) from None
+
+    def _tell(self, kind, alias, moved, **more):
+        about = {"alias": alias, "previous": moved.previous, "reason": moved.reason, "who": moved.who, **more}
+        events.announce(kind, self.name, moved.version, store=self.store.url, **about)
+        return moved
 
     def _put(self, version, file, data):
         key = self.layout.version(version, file)

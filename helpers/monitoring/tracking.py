@@ -10,11 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from helpers.delivery import events
 from helpers.workspace import secret
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _PROBE_TIMEOUT_S = 1.0
 _INIT_TIMEOUT_S = 10.0
 _FINISH_TIMEOUT_S = 15.0
 _logger = logging.getLogger(__name__)
+_observers: dict[str, Callable[[events.Event], None]] = {}  # of the open runs, by their ids
 
 
 class NoApiKey(LookupError):
@@ -101,6 +104,8 @@ def finish_run(run: "Run | None", timeout: float = _FINISH_TIMEOUT_S) -> bool:
     """
     if run is None:
         return True
+    if observer := _observers.pop(run.id, None):
+        events.observers.remove(observer)
     try:
         _within(timeout, run.finish)
     except TimeoutError:
@@ -137,7 +142,7 @@ def _open(job_type, group, config, mode, directory, key, run_id=None) -> "Run":
     known = {name: value for name, value in wishes.items() if name in wandb.Settings.model_fields}
     if key:
         known["api_key"] = key  # handed over here, W&B neither asks for it nor writes it to ~/.netrc
-    return wandb.init(
+    run = wandb.init(
         project=PROJECT,
         job_type=job_type,
         group=group or None,
@@ -148,6 +153,13 @@ def _open(job_type, group, config, mode, directory, key, run_id=None) -> "Run":
         resume="allow" if run_id else None,
         settings=wandb.Settings(**known),
     )
+    _observers[run.id] = partial(_log_event, run)  # what happens to models while it is open, too
+    events.observers.append(_observers[run.id])
+    return run
+
+
+def _log_event(run, event) -> None:
+    log(run, {f"Event/{event.kind}": event.version})
 
 
 def _find_key_and_server() -> str:

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from helpers.data.image_statistics import describe_images
+from helpers.delivery import events
 from helpers.inference.loader import LoadedModel, Scores
 from helpers.inference.predictor import Prediction
 from helpers.monitoring.outage import Outage
@@ -53,6 +54,7 @@ class Watch:
     """The detector and the monitor of the model that serves; thread-safe. What they raise is logged, never raised.
 
     A version that takes over gets new ones: its scores are others. One that is only loaded again keeps its own.
+    The first alarm of a detector is an event (`delivery.events`).
 
     Args:
         make_detector, make_monitor: called with each model that takes over; None where there is none for it.
@@ -72,6 +74,7 @@ class Watch:
         self.passes_by: Callable[[str], bool] = lambda version: False
         self._make_detector, self._make_monitor = make_detector, make_monitor
         self._model: LoadedModel | None = None
+        self._announced = False
         self._lock = threading.Lock()  # theirs, too: a report must not see half an update
         self._outage = Outage("drift or accuracy could not be followed; predictions and their log go on")
 
@@ -85,7 +88,7 @@ class Watch:
             return describe_images(images)
         with self._lock, self._outage:
             if self._model is None or model.version != self._model.version:
-                self._model, self.detector, self.monitor = model, None, None
+                self._model, self.detector, self.monitor, self._announced = model, None, None, False
                 self.detector, self.monitor = self._make_detector(model), self._make_monitor(model)
             if self.monitor:
                 for prediction in predictions:
@@ -96,8 +99,14 @@ class Watch:
                 found = self.detector.update(images, scores)
                 if bad := [name for name, values in found.items() if not np.isfinite(values).all()]:
                     raise ValueError(f"the detector gave scores that are not finite: {', '.join(bad)}")
+                self._announce(model)
                 return found
         return describe_images(images)
+
+    def _announce(self, model):
+        if not self._announced and (report := self.detector.report().as_dict()).get("verdict") == "drift":
+            self._announced = True
+            events.announce(events.DRIFT, model.bundle.manifest.name, model.version, report=report)
 
     def labelled(self, version: str, correct: bool, confidence: float) -> None:
         """Tells the monitor whether a prediction was right, if it is of the model that serves."""

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from helpers.delivery import events
 from helpers.monitoring import tracking
 from helpers.monitoring.tracking import finish_run, start_run
 from helpers.monitoring.wandb_file import read_history, read_records
@@ -112,6 +113,14 @@ def test_no_secret_no_command_line_and_no_git_state_is_recorded(tmp_path, monkey
     written = {path: path.read_bytes() for path in (repository / "out").rglob("*") if path.is_file()}
     for planted in (KEY.encode(), b"planted", b"requirements.txt"):
         assert [path for path, content in written.items() if planted in content] == []
+
+
+def test_what_happens_to_a_model_while_a_run_is_open_is_in_it(tmp_path):
+    run = start_run("train", directory=tmp_path)
+    events.announce(events.PROMOTED, "tiny", "v7")
+    assert finish_run(run)
+    events.announce(events.ROLLED_BACK, "tiny", "v6")
+    assert recorded(tmp_path)[2] == [{"Event/promoted": "v7"}]
 
 
 def test_two_runs_in_one_process_do_not_mix(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import make_bundle
 
+from helpers.delivery import events
 from helpers.inference.loader import load_model
 from helpers.inference.predictor import Predictor
 from helpers.monitoring import drift_reference
@@ -95,3 +96,20 @@ def test_a_bundle_without_such_a_reference_is_served_and_not_watched(tmp_path, c
     assert "brightness" in scores
     assert watch.reports() == {}
     assert "could not be followed" in caplog.text
+
+
+def test_the_first_alarm_of_a_version_is_an_event_and_no_more(model):
+    seen = []
+    events.observers.append(seen.append)
+    watch, predictions = Watch(make_detector), predict(model, 60)
+    try:
+        for _ in range(3):
+            watch.look(model, predictions)
+    finally:
+        events.observers.remove(seen.append)
+
+    assert watch.reports()["drift"]["verdict"] == "drift"
+    (event,) = seen
+    assert (event.kind, event.name, event.version) == ("drift", "tiny", model.version)
+    assert event.data["report"]["alarm"] <= 60
+    assert event.data["report"]["scores"]
