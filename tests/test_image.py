@@ -22,6 +22,7 @@ from test_imports import imports_in, reached_from, tree_of
 
 from helpers.client import Client, encode_png
 from helpers.delivery.bundle import read_bundle
+from helpers.serving.options import parse
 from helpers.workspace import ROOT
 
 DOCKERFILES = ["Dockerfile", "deploy/lab.Dockerfile"]
@@ -103,11 +104,9 @@ def test_no_secret_is_set_in_it(name):
 
 
 def test_the_command_of_the_server_is_one_that_it_takes():
-    from helpers.hosting import _parser
-
     command = json.loads(values("Dockerfile", "CMD")[0])
     assert command[:3] == ["python", "-m", "helpers.hosting"]
-    arguments = _parser().parse_args(command[3:])
+    arguments = parse(command[3:])
     assert (arguments.host, arguments.port, arguments.watch) == ("0.0.0.0", 8080, 1.0)
     assert values("Dockerfile", "EXPOSE") == ["8080"]
     assert ":8080/health/ready" in values("Dockerfile", "HEALTHCHECK")[0]
