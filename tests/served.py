@@ -13,7 +13,8 @@ from helpers.delivery.graph import read_weights
 from helpers.delivery.model_dir import resolve
 from helpers.delivery.storage import open_store
 from helpers.hosting import Server
-from helpers.inference.predictor import Predictor, load_model
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.registry import Registry
 from helpers.serving.service import create_app
 

@@ -24,7 +24,8 @@ from benchmarks.load import Load, closed_loop, get, open_loop, post_file
 from helpers.client import encode_png
 from helpers.delivery.graph import read_weights
 from helpers.hosting import Server
-from helpers.inference.predictor import Predictor, load_model
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.monitoring.log_reader import LogReader
 from helpers.monitoring.metrics import Metrics
 from helpers.monitoring.prediction_log import PredictionLog

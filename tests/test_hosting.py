@@ -19,7 +19,8 @@ from served import PNG, send
 
 from helpers.delivery.storage import open_store
 from helpers.hosting import HostingError, Server, is_loopback, main
-from helpers.inference.predictor import Predictor, load_model
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.monitoring.log_reader import LogReader
 from helpers.registry import Registry
 from helpers.serving.service import create_app
@@ -403,7 +404,8 @@ def test_serving_imports_no_training_library(bundle):
 import sys
 import httpx2
 from helpers.hosting import Server
-from helpers.inference.predictor import Predictor, load_model
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.serving.service import create_app
 model = load_model({str(bundle.path)!r})
 with Server(create_app(Predictor(model), lambda _: model, "models/x"), port=0) as server:

@@ -17,7 +17,8 @@ from schemathesis import GenerationMode, checks
 from helpers.delivery.model_dir import resolve
 from helpers.delivery.storage import open_store
 from helpers.hosting import Server
-from helpers.inference.predictor import Predictor, load_model
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.monitoring.prediction_log import PredictionLog
 from helpers.monitoring.watch import Watch, make_detector, make_monitor
 from helpers.registry import Registry

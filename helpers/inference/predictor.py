@@ -9,20 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from helpers.inference.engine import ModelRejected, Scores
 from helpers.inference.listener import Batch, Listeners
-from helpers.inference.loader import IMAGE_SHAPE, LoadedModel, ModelRejected, Scores, load_model
-
-__all__ = [
-    "DeadlineExceeded",
-    "LoadedModel",
-    "ModelRejected",
-    "Prediction",
-    "Predictor",
-    "PredictorClosed",
-    "QueueFull",
-    "Scores",
-    "load_model",
-]
+from helpers.inference.loader import IMAGE_SHAPE, LoadedModel
 
 STOPPING = "the server is stopping; send requests elsewhere"
 RECENT = 256  # images kept for a replay, 3 kB each

@@ -4,7 +4,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from helpers.delivery.bundle import DataSource
-from helpers.inference.predictor import LoadedModel, Prediction
+from helpers.inference.loader import LoadedModel
+from helpers.inference.predictor import Prediction
 from helpers.inference.swap import Swap
 from helpers.serving.upload import FIELD
 

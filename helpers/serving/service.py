@@ -9,7 +9,8 @@ import anyio
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from helpers.inference.predictor import RECENT, LoadedModel, Predictor
+from helpers.inference.loader import LoadedModel
+from helpers.inference.predictor import RECENT, Predictor
 from helpers.inference.swap import Swapper
 from helpers.monitoring.metrics import Metrics
 from helpers.monitoring.prediction_log import PredictionLog

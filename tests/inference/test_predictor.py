@@ -7,7 +7,8 @@ import pytest
 from conftest import make_bundle
 from held_model import HeldModel, wait_until
 
-from helpers.inference.predictor import DeadlineExceeded, Predictor, PredictorClosed, QueueFull, load_model
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import DeadlineExceeded, Predictor, PredictorClosed, QueueFull
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import pytest
 from conftest import make_bundle
 from held_model import HeldModel
 
-from helpers.inference.predictor import ModelRejected, Predictor, load_model
+from helpers.inference.engine import ModelRejected
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.inference.swap import ChangeUnderWay, NoModelBefore, Swapper, compare
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)

@@ -10,7 +10,8 @@ from held_model import wait_until
 from observers import Accuracy, Detector
 
 from helpers.data.image_statistics import describe_images
-from helpers.inference.predictor import Predictor, load_model
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.monitoring.feedback import LabelConflict, UnknownRequest, WrongPosition
 from helpers.monitoring.log_reader import LogReader
 from helpers.monitoring.metrics import Metrics

@@ -14,7 +14,9 @@ from held_model import HeldModel, wait_until
 
 from helpers.client import Client, encode_png
 from helpers.hosting import Server
-from helpers.inference.predictor import ModelRejected, Predictor, load_model
+from helpers.inference.engine import ModelRejected
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.inference.source import ModelSource
 from helpers.monitoring.watch import Watch
 from helpers.registry import Registry

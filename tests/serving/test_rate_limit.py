@@ -8,7 +8,8 @@ from fastapi import HTTPException
 from served import IMAGES, PNG, send
 
 from helpers.hosting import Server
-from helpers.inference.predictor import Predictor, load_model
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.serving.rate_limit import RateLimit
 from helpers.serving.service import create_app
 

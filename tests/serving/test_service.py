@@ -16,7 +16,7 @@ from PIL import Image
 from served import ALIAS, IMAGES, PIXELS, PNG, TOKEN, encode, npy, send, serve, version_path
 
 from helpers.delivery.storage import StorageUnavailable
-from helpers.inference.predictor import ModelRejected
+from helpers.inference.engine import ModelRejected
 from helpers.monitoring.log_reader import LogReader
 from helpers.monitoring.prediction_log import PredictionLog
 

@@ -8,7 +8,9 @@ from held_model import HeldModel, wait_until
 from helpers.client import Client
 from helpers.delivery.storage import StorageUnavailable
 from helpers.hosting import Server
-from helpers.inference.predictor import ModelRejected, Predictor, load_model
+from helpers.inference.engine import ModelRejected
+from helpers.inference.loader import load_model
+from helpers.inference.predictor import Predictor
 from helpers.inference.source import ModelSource
 from helpers.registry import Registry
 from helpers.serving.service import create_app

@@ -19,7 +19,8 @@ from helpers.delivery.lease import leased_versions
 from helpers.delivery.signature import PUBLIC_KEY
 from helpers.delivery.storage import StorageUnavailable, open_store
 from helpers.hosting import Server
-from helpers.inference.predictor import ModelRejected, Predictor
+from helpers.inference.engine import ModelRejected
+from helpers.inference.predictor import Predictor
 from helpers.inference.source import ModelSource
 from helpers.inference.swap import Swapper
 from helpers.registry import Registry
