@@ -102,6 +102,7 @@ ORDER = (
     "client",
     "smoke",
     "release",
+    "serving.rehearsal",
     "pipeline.profile",
     "pipeline.execution",
     "pipeline.journal",

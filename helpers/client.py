@@ -93,6 +93,14 @@ class Client:
         data = image if isinstance(image, bytes) else encode_png(image)
         return self._reply("POST", "/predict_single", files={"file": (name, data)})
 
+    def predict(self, image: np.ndarray) -> Reply:
+        """As `predict_single`, by ``/predict``: with probabilities and the request id that `feedback` wants."""
+        return self._reply("POST", "/predict", files={"file": ("image.png", encode_png(image))})
+
+    def feedback(self, request_id: str, label: str | int) -> Reply:
+        """Tells the service what the picture of a request really showed: the class by name or index."""
+        return self._reply("POST", "/feedback", json={"request_id": request_id, "label": label})
+
     def get(self, path: str, **query: str) -> Reply:
         """The answer to a GET of `path`, such as "/change_model", with `query`."""
         return self._reply("GET", path, params=query)
