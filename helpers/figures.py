@@ -11,7 +11,8 @@ from helpers.monitoring.scores import NAMES
 CHANNELS = ("red", "green", "blue")
 
 
-def _figure(width, height, rows=1, columns=1, **options):
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options):
+    """A figure of that size in inches with its axes, in the style of all figures."""
     with sns.axes_style("whitegrid"):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns, **options)
@@ -19,7 +20,7 @@ def _figure(width, height, rows=1, columns=1, **options):
 
 def plot_counts(names, counts: dict[str, tuple[int, ...]], title: str) -> Figure:
     """Bars of the number of images for each of `names`, one series for each split in `counts`."""
-    figure, axes = _figure(11, 0.28 * len(names) + 1 if len(names) <= 25 else 3.5)
+    figure, axes = new_figure(11, 0.28 * len(names) + 1 if len(names) <= 25 else 3.5)
     places, height = np.arange(len(names)), 0.8 / len(counts)
     for offset, (split, values) in enumerate(counts.items()):
         if len(names) <= 25:
@@ -40,7 +41,9 @@ def plot_counts(names, counts: dict[str, tuple[int, ...]], title: str) -> Figure
 def plot_samples(images: np.ndarray, names, title: str, columns: int = 10, notes=None) -> Figure:
     """A grid of `images`, uint8 (n, height, width, 3), each under its name and, if given, its line of `notes`."""
     rows = -(-len(images) // columns)
-    figure, axes = _figure(1.25 * columns, (1.35 if notes is None else 1.6) * rows + 0.4, rows, columns, squeeze=False)
+    figure, axes = new_figure(
+        1.25 * columns, (1.35 if notes is None else 1.6) * rows + 0.4, rows, columns, squeeze=False
+    )
     for axis in axes.flat:
         axis.set_axis_off()
     for index, (axis, image, name) in enumerate(zip(axes.flat, images, names, strict=False)):
@@ -52,7 +55,7 @@ def plot_samples(images: np.ndarray, names, title: str, columns: int = 10, notes
 
 def plot_pixels(histograms: dict[str, np.ndarray], title: str) -> Figure:
     """Share of each pixel value by channel, from int (3, 256) histograms, one panel for each split."""
-    figure, axes = _figure(11, 3.2, 1, len(histograms), sharey=True, squeeze=False)
+    figure, axes = new_figure(11, 3.2, 1, len(histograms), sharey=True, squeeze=False)
     for axis, (split, histogram) in zip(axes.flat, histograms.items(), strict=True):
         for channel, name in enumerate(CHANNELS):
             axis.plot(histogram[channel] / histogram[channel].sum(), color=name, label=name, linewidth=1)
@@ -64,7 +67,7 @@ def plot_pixels(histograms: dict[str, np.ndarray], title: str) -> Figure:
 
 def plot_training(results, title: str) -> Figure:
     """Loss and accuracies by epoch, from `training.loop.EpochResult` objects."""
-    figure, (left, right) = _figure(11, 3.4, 1, 2)
+    figure, (left, right) = new_figure(11, 3.4, 1, 2)
     epochs = [result.epoch for result in results]
     left.plot(epochs, [result.loss for result in results], marker="o")
     left.set(title="loss on augmented training images", xlabel="epoch", ylabel="cross-entropy (nats)")
@@ -81,7 +84,7 @@ def plot_training(results, title: str) -> Figure:
 def plot_group_accuracy(accuracy: dict[str, float], title: str) -> Figure:
     """Horizontal bars of the top-1 of each group, best first, with a line at their mean."""
     ordered = sorted(accuracy.items(), key=lambda item: -item[1])
-    figure, axes = _figure(9, 0.27 * len(ordered) + 1)
+    figure, axes = new_figure(9, 0.27 * len(ordered) + 1)
     sns.barplot(x=[100 * value for _, value in ordered], y=[name for name, _ in ordered], ax=axes, color="C0")
     mean = 100 * float(np.mean(list(accuracy.values())))
     axes.axvline(mean, color="C1", linestyle="--", label=f"mean {mean:.1f} %")
@@ -95,7 +98,7 @@ def plot_confusion(matrix: np.ndarray, labels: Labels, title: str) -> Figure:
     groups, count = np.array(labels.superclass_of), len(labels.superclasses)
     summed = np.zeros((count, count))
     np.add.at(summed, (groups[:, None], groups[None, :]), matrix)
-    figure, axes = _figure(9, 7.5)
+    figure, axes = new_figure(9, 7.5)
     shares = 100 * summed / np.maximum(summed.sum(axis=1, keepdims=True), 1)
     sns.heatmap(
         shares, ax=axes, cmap="mako_r", vmin=0, vmax=100, square=True, cbar_kws={"label": "% of the true superclass"}
@@ -108,7 +111,7 @@ def plot_confusion(matrix: np.ndarray, labels: Labels, title: str) -> Figure:
 
 def plot_reliability(before: np.ndarray, after: np.ndarray, title: str) -> Figure:
     """Accuracy against confidence without and with the temperature, from rows of `training.evaluation.reliability`."""
-    figure, axes = _figure(5.5, 4.5)
+    figure, axes = new_figure(5.5, 4.5)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect calibration")
     for rows, label in ((before, "as trained"), (after, "with temperature")):
         count, confidence, accuracy = rows.T
@@ -121,7 +124,7 @@ def plot_reliability(before: np.ndarray, after: np.ndarray, title: str) -> Figur
 def plot_metrics(rows: list[dict[str, float]], title: str) -> Figure:
     """One panel for each running metric over the predictions, from the dicts that monitoring keeps."""
     names = list(rows[0])
-    figure, axes = _figure(11, 5.6, 2, 3)
+    figure, axes = new_figure(11, 5.6, 2, 3)
     for axis, name in zip(axes.flat, names, strict=False):
         seconds = name.endswith("Time")
         axis.plot([row[name] * (1000 if seconds else 1) for row in rows], linewidth=1)
@@ -143,7 +146,7 @@ def plot_capital(images: np.ndarray, capital: np.ndarray, line: float, alarm: in
         line: capital at which the alarm rings.
         alarm: number of that image.
     """
-    figure, axes = _figure(11, 4)
+    figure, axes = new_figure(11, 4)
     for values, name in zip(capital.T, TESTS, strict=True):
         if name in NAMES or values.max() >= np.log10(line):
             axes.plot(images, values, label=name, linewidth=1.2)
