@@ -43,7 +43,8 @@ class Diagnosis:
             fall are most likely to have changed; None without an alarm.
         surprise: float64 (n,): how untypical each image is, 1 on average for validation images. It is the mean of
             -log(2 min(u, 1 - u)) over the scores but the class, u being its rank (Fisher's way to combine tests).
-        effects: mean rank among the reference minus one half, -0.5 to 0.5, by score, since the change.
+        effects: mean rank among the reference minus one half, -0.5 to 0.5, by score, since the change; of all images
+            without one.
         resembles: the three nearest of the corruptions that are nearer than no change, nearest first.
     """
 
@@ -94,7 +95,8 @@ def diagnose(stream: Stream, reference: Reference, card: float) -> Diagnosis:
     since = drift.since or (_split(stream) if fell else None)
     cut = len(stream) if since is None else since - 1
     ranks = _rank(stream.scores, reference)
-    effects = dict(zip(NAMES, (ranks[cut:].mean(axis=0) - 0.5).tolist(), strict=True)) if since else {}
+    moved = ranks if since is None else ranks[cut:]
+    effects = dict(zip(NAMES, (moved.mean(axis=0) - 0.5).tolist(), strict=True))
     tails = 2 * np.minimum(ranks, 1 - ranks)[:, 1:]  # the order of classes means nothing
     return Diagnosis(
         stream=stream,

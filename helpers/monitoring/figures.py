@@ -8,27 +8,46 @@ from matplotlib.figure import Figure
 
 from helpers.figures import new_figure
 
-BINS = 40
+BINS = 40  # of time
+WINDOW = 20  # images
 
 
-def mark_alarm(axes, change: int | None, alarm: int | None) -> None:
+def mark_alarm(axes, change: int | None, alarm: int | None, named: bool = True) -> None:
     """Marks on `axes`, over image numbers, where a change came and where the alarm rang."""
     for image, style, label in ((change, "-", "change"), (alarm, ":", "alarm rang")):
         if image is not None:
-            axes.axvline(image, color="black", linewidth=1, linestyle=style, label=f"{label}, image {image}")
+            text = f"{label}, image {image}" if named else None
+            axes.axvline(image, color="black", linewidth=1, linestyle=style, label=text)
 
 
-def plot_surprise(surprise: np.ndarray, change: int | None, alarm: int | None, title: str, window: int = 20) -> Figure:
-    """How untypical each image is, float (n,), with the mean of the last `window`, the change and the alarm."""
-    figure, axes = new_figure(11, 3.2)
-    numbers = np.arange(1, len(surprise) + 1)
-    axes.plot(numbers, surprise, ".", color="C0", markersize=3, alpha=0.5, label="image")
-    if len(surprise) >= window:
-        means = np.convolve(surprise, np.full(window, 1 / window), "valid")
-        axes.plot(numbers[window - 1 :], means, color="C1", label=f"mean of the last {window}")
-    axes.axhline(1, color="grey", linestyle="--", label="validation images")
-    mark_alarm(axes, change, alarm)
-    axes.set(title=title, xlabel="image", ylabel="surprise (nats)", ylim=(0, None))
+def plot_alarm(
+    surprise: np.ndarray,
+    history: tuple[np.ndarray, np.ndarray],
+    line: float,
+    change: int | None,
+    alarm: int | None,
+    title: str,
+) -> Figure:
+    """How untypical each image is, and the strongest evidence so far, with the change and the alarm.
+
+    Args:
+        surprise: of each image, 1 on average for validation images.
+        history, line: as `monitoring.drift.DriftDetector` gives them.
+        change, alarm: numbers of images, from 1, or None.
+    """
+    figure, (above, below) = new_figure(11, 5, 2, 1, sharex=True)
+    numbers, (images, capital) = np.arange(1, len(surprise) + 1), history
+    above.plot(numbers, surprise, ".", color="C0", markersize=3, alpha=0.5, label="one image")
+    if len(surprise) >= WINDOW:
+        means = np.convolve(surprise, np.full(WINDOW, 1 / WINDOW), "valid")
+        above.plot(numbers[WINDOW - 1 :], means, color="C0", label=f"mean of the last {WINDOW}")
+    above.axhline(1, color="grey", linestyle="--", label="validation images")
+    above.set(title=title, ylabel="surprise (nats)", ylim=(0, None))
+    below.plot(images, capital.max(axis=1), color="C1", label="strongest bet")
+    below.axhline(np.log10(line), color="C1", linestyle="--", label=f"alarm at {line:g}")
+    below.set(xlabel="image", ylabel="log10 of the capital", ylim=(-1, max(2 * np.log10(line), 1)))
+    mark_alarm(above, change, alarm, named=False)
+    mark_alarm(below, change, alarm)
     figure.legend(loc="outside right upper")
     return figure
 
@@ -73,8 +92,7 @@ def plot_shares(names, shares: dict[str, np.ndarray], title: str) -> Figure:
     for offset, (label, values) in enumerate(shares.items()):
         axes.barh(places + (offset - (len(shares) - 1) / 2) * height, 100 * values, height, label=label)
     axes.set_yticks(places, names)
-    axes.invert_yaxis()
-    axes.set(title=title, xlabel="answers (%)")
+    axes.set(title=title, xlabel="answers (%)", ylim=(len(names) - 0.5, -0.5))
     figure.legend(loc="outside right upper")
     return figure
 

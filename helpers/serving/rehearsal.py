@@ -4,9 +4,9 @@ It is a service of its own, since a detector that has rung stays so, and since w
 what really came: same model, own server, own detector, own log, which says in itself that it is a rehearsal.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -68,6 +68,10 @@ class Outcome:
     drift: dict
     accuracy: tuple[dict, ...]
 
+    def as_dict(self) -> dict:
+        """As JSON values."""
+        return asdict(self)
+
     def __str__(self) -> str:
         if self.alarm is None:
             return "no alarm rang"
@@ -99,7 +103,8 @@ def plan_rehearsal(dataset: Dataset, kind: str, severity: int, count: int, seed:
         raise ValueError("there is nothing to rehearse with rehearsal none; choose a corruption such as gaussian_noise")
     random, test, change = np.random.default_rng([seed, 1]), dataset.test, count // 2
     chosen = random.choice(len(test), count, replace=count > len(test))
-    told, title, changed = None, f"{kind}, severity {severity}", np.arange(count) >= change
+    told, changed = None, np.arange(count) >= change
+    title = f"{kind.replace('_', ' ')}, severity {severity}"
     if kind == "class_shift":
         groups = np.array(dataset.labels.superclass_of)[test.labels]
         few = np.flatnonzero(np.isin(groups, random.choice(len(dataset.labels.superclasses), SHIFTED, replace=False)))
@@ -118,13 +123,13 @@ def plan_rehearsal(dataset: Dataset, kind: str, severity: int, count: int, seed:
 
 
 def rehearse(
-    model: LoadedModel, plan: Rehearsal, directory: Path, progress: Callable[[Iterable], Iterable] = iter
+    model: LoadedModel, plan: Rehearsal, directory: Path, progress: Callable[[], object] = lambda: None
 ) -> Outcome:
     """Serves `model` beside whatever else serves, sends it `plan`, and stops.
 
     Args:
         directory: gets the log `LOG`, with the images, in place of that of an earlier rehearsal.
-        progress: goes around the images, as tqdm does.
+        progress: called after each image.
 
     Raises:
         RehearsalError: if the service refuses an image or a label, or has no verdict.
@@ -142,7 +147,7 @@ def rehearse(
         return send(stack.enter_context(closing(Client(server.url))), plan, progress)
 
 
-def send(client: Client, plan: Rehearsal, progress: Callable[[Iterable], Iterable] = iter) -> Outcome:
+def send(client: Client, plan: Rehearsal, progress: Callable[[], object] = lambda: None) -> Outcome:
     """Sends the images of `plan` one by one, each followed by its label if it has one; returns what came of it.
 
     Args:
@@ -154,7 +159,7 @@ def send(client: Client, plan: Rehearsal, progress: Callable[[Iterable], Iterabl
     if (before := client.get("/drift")).status == 200 and before.body["images"]:
         raise RehearsalError(f"{client.url} has seen {before.body['images']} images; rehearse on a service of its own")
     accuracy, rang = [], None
-    for number, image in enumerate(progress(plan.images), 1):
+    for number, image in enumerate(plan.images, 1):
         request = _accepted(client.predict(image))["request_id"]
         if plan.told is not None:
             report = _accepted(client.feedback(request, int(plan.told[number - 1])))["accuracy"]
@@ -162,6 +167,7 @@ def send(client: Client, plan: Rehearsal, progress: Callable[[Iterable], Iterabl
                 raise RehearsalError(f"{client.url} follows no accuracy; serve a model with a drift reference")
             accuracy.append(report)
             rang = rang or (number if report["verdict"] == "fallen" else None)
+        progress()
     drift = _await_verdict(client, len(plan.images))
     alarm = rang if plan.told is not None else drift["alarm"]
     delay = alarm - plan.change + 1 if alarm and alarm >= plan.change else None
