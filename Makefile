@@ -20,7 +20,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/run.stamp ## run the three notebooks in order; results in runs/ (PARAMS=params/full.yaml, ARGS="--only train")
+run: $(VENV)/run.stamp ## run the four notebooks in order; results in runs/ (PARAMS=params/full.yaml, ARGS="--only train")
 	@$(BIN)/python run_pipeline.py $(if $(PARAMS),--params $(PARAMS)) $(ARGS)
 
 test: $(VENV)/test.stamp ## run all tests and the notebooks (ARGS="-k storage")

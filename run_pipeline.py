@@ -1,4 +1,4 @@
-"""Run the notebooks in order, headless: explore, train, deploy.
+"""Run the notebooks in order, headless: explore, train, deploy, diagnose.
 
 Each is executed by papermill into runs/<run id>/, with an HTML page beside it. A stage is done only if it left a
 receipt that holds; run.json says at any moment how far the run is; index.html shows the results.
@@ -28,6 +28,7 @@ STAGES = {
     "explore": "01_explore_data.ipynb",
     "train": "02_train_and_upload.ipynb",
     "deploy": "03_deploy_and_monitor.ipynb",
+    "diagnose": "04_diagnose_drift.ipynb",
 }
 STATUS = {"done": 0, "failed": 1, "interrupted": 130}
 

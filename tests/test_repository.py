@@ -97,9 +97,9 @@ def test_nothing_is_committed_that_runs_or_tools_make():
 
 
 @needs_git
-def test_the_three_notebooks_are_there():
+def test_the_four_notebooks_are_there():
     assert {path.name for path in NOTEBOOKS} >= {
-        "01_explore_data.ipynb", "02_train_and_upload.ipynb", "03_deploy_and_monitor.ipynb"
+        "01_explore_data.ipynb", "02_train_and_upload.ipynb", "03_deploy_and_monitor.ipynb", "04_diagnose_drift.ipynb"
     }  # fmt: skip
 
 

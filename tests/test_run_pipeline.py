@@ -29,7 +29,7 @@ from helpers.receipts import read_receipt
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A good run of three stages, in a folder whose braces papermill would fill in: repository, run, result."""
+    """A good run of four stages, in a folder whose braces papermill would fill in: repository, run, result."""
     profile = "all: {rate: 1}\ntrain: {epochs: 3}\ntimeouts: {train: 60}\n"
     repository = make_repository(tmp_path_factory.mktemp("good") / "a {suite}", profile)
     result = pipeline(repository, "-p", 'deploy.label=it\'s "here"', "-p", "all.fast=false")
@@ -47,7 +47,7 @@ def test_a_good_run_has_a_receipt_a_notebook_and_a_page_for_each_stage(good):
         assert "start_stage" in (directory / f"{stem}.html").read_text(), "code is kept in the page"
     assert not [name for name in names if name.startswith(".")]
     _, record = only_run(repository)
-    assert (record["state"], record["run_id"], states(record)) == ("done", directory.name, ["done"] * 3)
+    assert (record["state"], record["run_id"], states(record)) == ("done", directory.name, ["done"] * 4)
     assert record["stages"]["train"]["timeout"] == 60
 
 
@@ -62,18 +62,18 @@ def test_a_good_run_is_quiet_and_ends_with_where_to_look(good):
     _, directory, result = good
     shown = [line for line in result.stderr.replace("\r", "\n").splitlines() if line]
     assert [line for line in shown if "cell" not in line] == [], "nothing but papermill's progress bars"
-    assert {line.split(":")[0] for line in shown} == {"explore", "train", "deploy"}
+    assert {line.split(":")[0] for line in shown} == {"explore", "train", "deploy", "diagnose"}
     lines = result.stdout.splitlines()
     assert lines[0] == f"run {directory.name}"
     assert "  top 1: 0.5123" in lines
-    assert lines[-2].startswith("SYNTHETIC DATA in explore, train, deploy")
+    assert lines[-2].startswith("SYNTHETIC DATA in explore, train, deploy, diagnose")
     assert lines[-1] == f"look at runs/{directory.name}/index.html"
 
 
 def test_the_index_links_the_pages_and_is_loud_about_synthetic_data(good):
     _, directory, _ = good
     page = (directory / "index.html").read_text()
-    for stem in ("01_explore_data", "02_train_and_upload", "03_deploy_and_monitor"):
+    for stem in ("01_explore_data", "02_train_and_upload", "03_deploy_and_monitor", "04_diagnose_drift"):
         assert f'<a href="{stem}.html">' in page
     assert "<p class=loud>SYNTHETIC DATA" in page
     assert "<tr><th>top 1</th><td>0.5123</td></tr>" in page
@@ -86,7 +86,7 @@ def test_resume_skips_what_holds_and_runs_what_changed_and_all_after_it(good, tm
 
     again = pipeline(repository, "--resume", directory.name)
     assert again.returncode == 0
-    assert again.stdout.count("done before, and still holds") == 3
+    assert again.stdout.count("done before, and still holds") == 4
     assert only_run(repository)[1]["stages"] == before["stages"]
 
     write_notebooks(repository, train="print('another way')")
@@ -94,7 +94,7 @@ def test_resume_skips_what_holds_and_runs_what_changed_and_all_after_it(good, tm
     assert again.returncode == 0
     _, after = only_run(repository)
     changed = [stage for stage in after["stages"] if after["stages"][stage] != before["stages"][stage]]
-    assert changed == ["train", "deploy"]
+    assert changed == ["train", "deploy", "diagnose"]
     assert after["stages"]["train"]["parameters"]["epochs"] == 3
     assert after["stages"]["deploy"]["parameters"]["fast"] is False, "the run's own values, not the profile's"
 
@@ -109,7 +109,7 @@ def test_a_failing_cell_is_named_and_later_stages_do_not_start(tmp_path):
     assert f"train: {said}\n" in result.stderr
     assert f'failed; go on with: make run ARGS="--resume {directory.name}"\n' in result.stderr
     assert "Traceback" not in result.stderr
-    assert (record["state"], states(record)) == ("failed", ["done", "failed", "pending"])
+    assert (record["state"], states(record)) == ("failed", ["done", "failed", "pending", "pending"])
     assert record["stages"]["deploy"]["started"] is None
     assert said in (directory / "index.html").read_text()
     assert "loss is nan" in (directory / "02_train_and_upload.html").read_text()
@@ -177,7 +177,7 @@ def test_an_interrupt_ends_the_kernel_and_its_children_and_says_so(tmp_path, num
     directory, record = only_run(repository)
     assert result.returncode == 130
     assert not any(alive(pid) for pid in pids)
-    assert (record["state"], states(record)) == ("interrupted", ["interrupted", "pending", "pending"])
+    assert (record["state"], states(record)) == ("interrupted", ["interrupted", "pending", "pending", "pending"])
     assert record["stages"]["explore"]["error"]["cell"] == 4
     assert f'interrupted; go on with: make run ARGS="--resume {directory.name}' in result.stderr
     assert "Traceback" not in result.stderr
@@ -212,7 +212,7 @@ def test_a_killed_run_shows_that_it_was_killed_and_can_be_resumed(tmp_path):
         result = result_of(process)
     assert result.returncode == -signal.SIGKILL
     assert (record["state"], record["pid"]) == ("running", process.pid)
-    assert states(record) == ["done", "running", "pending"]
+    assert states(record) == ["done", "running", "pending", "pending"]
 
     write_notebooks(repository)
     again = pipeline(repository, "--resume", directory.name)
@@ -235,7 +235,7 @@ def here(tmp_path, monkeypatch):
         (["-p", "train.epoch=1"], "-p train.epoch=1: train has no parameter 'epoch'; did you mean epochs?"),
         (["-p", "trian.epochs=1"], "-p trian.epochs=1: there is no stage 'trian'; did you mean train?"),
         (["--only", "explore,deplyo"], "--only: there is no stage 'deplyo'; did you mean deploy?"),
-        (["--from", "x"], "--from: there is no stage 'x'; there are explore, train, deploy"),
+        (["--from", "x"], "--from: there is no stage 'x'; there are explore, train, deploy, diagnose"),
         (["--params", "params/dem.yaml"], "cannot read params/dem.yaml (No such file or directory)"),
         (["--run-dir", "params/demo.yaml"], "--run-dir: cannot make "),
         (["--from", "deploy", "--only", "train"], "--from and --only together leave no stage to run"),
@@ -263,7 +263,7 @@ def test_list_shows_stages_with_parameters_types_and_help(capsys):
 def test_dry_run_shows_the_final_parameters_and_does_nothing(here, capsys):
     assert run_pipeline.main(["--dry-run", "--from", "train", "-p", "train.epochs=5"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("would run train, deploy into ")
+    assert out.startswith("would run train, deploy, diagnose into ")
     assert "02_train_and_upload.ipynb, at most 90 s)" in out
     assert "  epochs = 5  (default 2)\n" in out
     assert not (here / "runs").exists()
@@ -273,9 +273,9 @@ def test_dry_run_shows_the_final_parameters_and_does_nothing(here, capsys):
 @pytest.mark.parametrize(
     ("arguments", "stages"),
     [
-        ([], "explore, train, deploy"),
+        ([], "explore, train, deploy, diagnose"),
         (["--only", "deploy,explore"], "explore, deploy"),
-        (["--from", "train"], "train, deploy"),
+        (["--from", "train"], "train, deploy, diagnose"),
         (["--from", "train", "--only", "deploy"], "deploy"),
     ],
 )
