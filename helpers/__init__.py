@@ -83,7 +83,7 @@ ORDER = (
     "monitoring.feedback",
     "monitoring.recorder",
     "figures",
-    "monitoring.figures",
+    "monitoring.alarm_figures",
     "scorecard",
     "score",
     "serving.upload",

@@ -72,6 +72,17 @@ def test_pixels_are_sent_as_a_png_in_the_field_file(server, client):
     assert reply.seconds > 0
 
 
+def test_a_picture_goes_to_predict_and_its_truth_to_feedback(server, client):
+    client.predict(PICTURE)
+    method, path, _, body = server.asked
+    assert (method, path) == ("POST", "/predict")
+    assert b'name="file"; filename="image.png"' in body
+    client.feedback("an id", "apple")
+    method, path, headers, body = server.asked
+    assert (method, path, headers["Content-Type"]) == ("POST", "/feedback", "application/json")
+    assert json.loads(body) == {"request_id": "an id", "label": "apple"}
+
+
 def test_the_token_and_the_query_are_sent(server, client):
     client.get("/change_model", string_input="models/a b")
     _, path, headers, _ = server.asked
