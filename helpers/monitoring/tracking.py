@@ -8,7 +8,7 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from http.client import HTTPException
@@ -21,6 +21,8 @@ from helpers.workspace import secret
 
 if TYPE_CHECKING:
     from wandb import Run
+
+    from helpers.delivery.bundle import Bundle
 
 PROJECT = "mlops-midterm"
 MODES = ("online", "offline", "disabled")
@@ -95,6 +97,29 @@ def log(run: "Run | None", values: dict[str, object]) -> None:
         run.log(values)
     except Exception:
         _logger.exception("W&B did not take %s of run %s", ", ".join(values), run.id)
+
+
+def log_model(run: "Run | None", bundle: "Bundle", aliases: Sequence[str], **metadata: object) -> None:
+    """Log the manifest and the card of a published `bundle` as an artifact of type model, named as the model.
+
+    The weights stay where they were published: the manifest names them by digest.
+
+    Args:
+        aliases: those that shall point to it.
+        metadata: kept with the artifact; the place of publication, for one.
+    """
+    if run is None:
+        return
+    try:
+        import wandb
+
+        artifact = wandb.Artifact(bundle.manifest.name, "model", metadata={"version": bundle.version, **metadata})
+        for name in ("manifest.json", "model_card.md"):
+            path = str((bundle.path / name).resolve())
+            artifact.add_file(path, name, policy="immutable", skip_cache=True)  # no copy in the user's home
+        run.log_artifact(artifact, aliases=list(aliases))
+    except Exception:
+        _logger.exception("W&B did not take version %s as an artifact of run %s", bundle.version, run.id)
 
 
 def finish_run(run: "Run | None", timeout: float = _FINISH_TIMEOUT_S) -> bool:

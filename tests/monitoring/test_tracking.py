@@ -14,8 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from helpers.delivery import events
+from helpers.delivery.bundle import read_bundle
 from helpers.monitoring import tracking
-from helpers.monitoring.tracking import finish_run, start_run
+from helpers.monitoring.tracking import finish_run, log_model, start_run
 from helpers.monitoring.wandb_file import read_history, read_records
 from helpers.workspace import ROOT
 
@@ -89,6 +90,32 @@ def test_an_offline_run_holds_its_names_its_config_and_what_was_logged(tmp_path,
     assert [path.name for path in (tmp_path / "out" / "deep").iterdir()] == ["wandb"]
     assert capfd.readouterr() == ("", "")
     assert environment_without_service() == environment
+
+
+def test_a_published_model_is_an_artifact_with_its_aliases_and_copies_nothing_elsewhere(tmp_path, bundle_dir):
+    bundle = read_bundle(bundle_dir)
+    run = start_run("train", directory=tmp_path / "out")
+    log_model(run, bundle, ["latest", bundle.version, "production"], url="gs://somewhere")
+    assert finish_run(run)
+
+    *_, found = recorded(tmp_path / "out")
+    (artifact,) = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
+    assert (artifact.type, artifact.name, artifact.project) == ("model", "tiny", "mlops-midterm")
+    assert sorted(artifact.aliases) == sorted(["latest", bundle.version, "production"])
+    assert json.loads(artifact.metadata) == {"version": bundle.version, "url": "gs://somewhere"}
+    files = {entry.path: entry.local_path for entry in artifact.manifest.contents}
+    assert files == {name: str(bundle_dir / name) for name in ("manifest.json", "model_card.md")}
+    assert list(tmp_path.rglob("model_card.md")) == [bundle_dir / "model_card.md"]
+
+
+def test_an_artifact_that_cannot_be_made_costs_the_artifact_and_not_the_work(tmp_path, bundle_dir, caplog):
+    bundle = read_bundle(bundle_dir)
+    (bundle_dir / "model_card.md").unlink()
+    log_model(None, bundle, ["latest"])
+    run = start_run("train", directory=tmp_path / "out")
+    log_model(run, bundle, ["latest"])
+    assert finish_run(run)
+    assert said(caplog) == [f"W&B did not take version {bundle.version} as an artifact of run {run.id}"]
 
 
 def test_no_secret_no_command_line_and_no_git_state_is_recorded(tmp_path, monkeypatch):
