@@ -39,6 +39,8 @@ def _rest(diagnosis):
 
 
 def _start(diagnosis):
+    if not diagnosis.stream.whole:
+        return "**Look further back.** The change lies before these images: read more of the log (`latest`)."
     if before := diagnosis.stream.before:
         return (
             f"**Go back to version {before[-1]}** (`POST /rollback_model`): the change came with this version, not "

@@ -26,6 +26,7 @@ class Stream:
     Attributes:
         log: the file.
         before: versions that answered before it in the log, oldest first.
+        whole: whether it begins with the first prediction of this version, and not somewhere later.
         unscored: predictions of this version that are left out, as they have no drift scores.
         rehearsal: kind, severity and change of a rehearsal; None of what really came.
         sequences: int (n,), in the log.
@@ -40,6 +41,7 @@ class Stream:
     model: str
     version: str
     before: tuple[str, ...]
+    whole: bool
     unscored: int
     rehearsal: dict | None
     sequences: np.ndarray
@@ -81,10 +83,10 @@ def read_stream(path: Path, latest: int = 0) -> Stream:
         LogError: if it cannot be read, or holds none with drift scores.
     """
     with LogReader(path) as log:
-        found, versions, unscored = [], [], 0
+        found, versions, unscored, first = [], [], 0, 0
         after, labels = max(0, log.last - latest) if latest else 0, log.labels()
         while rows := log.rows(after, _BATCH):
-            after = rows[-1]["sequence"]
+            first, after = first or rows[0]["sequence"], rows[-1]["sequence"]
             for row in rows:
                 if not versions or row["version"] != versions[-1]:
                     versions.append(row["version"])
@@ -102,7 +104,8 @@ def read_stream(path: Path, latest: int = 0) -> Stream:
         raise LogError(f"{path} holds {why}; serve a model that has a drift reference, with --log")
     sequences, times, answers, known, confidences, kept, scores, models = zip(*found, strict=True)
     arrays = (np.array(sequences), np.array(times), np.array(answers), np.array(known), np.array(confidences))
-    about = (Path(path), models[-1], versions[-1], tuple(versions[:-1]), unscored, rehearsal)
+    about = (Path(path), models[-1], versions[-1], tuple(versions[:-1]))
+    about += (len(versions) > 1 or first == 1, unscored, rehearsal)
     return Stream(*about, *arrays, np.array(scores, np.float32), np.array(kept))
 
 

@@ -81,6 +81,8 @@ def test_a_change_from_the_first_image_on_is_the_models_and_not_the_pictures(bri
     assert starts(early) == ["Check that this model belongs here.", "Collect labels:"]
     swapped = replace(early, stream=replace(early.stream, before=("v0",)))
     assert starts(swapped) == ["Go back to version v0", "Collect labels:"]
+    cut = replace(early, stream=replace(early.stream, whole=False))
+    assert starts(cut) == ["Look further back.", "Collect labels:"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def draw_stream(before, since=0, *, told=False, right=0.95, **shifts):
     agree = random.random(count) < np.where(np.arange(count) < before, 0.95, right)
     labels = np.where(agree, answers, (answers + 1) % 100) if told else np.full(count, UNKNOWN)
     numbers, confidences = np.arange(1, count + 1), np.full(count, 0.7)
-    about = (Path("predictions.db"), "tiny", "v1", (), 0, None)
+    about = (Path("predictions.db"), "tiny", "v1", (), True, 0, None)
     return Stream(*about, numbers, 1e9 + numbers, answers, labels, confidences, rows, np.zeros(count, bool))
 
 

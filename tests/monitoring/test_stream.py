@@ -57,13 +57,16 @@ def test_only_the_last_version_counts_and_those_before_it_are_named(log):
         filler.fill(count, scores=SCORES, version=version)
     found = read_stream(log.path)
     assert (found.version, found.before, found.sequences.tolist()) == ("a", ("a", "b"), [6, 7, 8, 9])
+    assert read_stream(log.path, latest=5).whole
+    assert not read_stream(log.path, latest=4).whole
 
 
 def test_only_the_latest_are_read_if_so_many_are_asked_for(log, monkeypatch):
     monkeypatch.setattr(module, "_BATCH", 2)
     Filler(log).fill(7, scores=SCORES)
-    assert read_stream(log.path, latest=3).sequences.tolist() == [5, 6, 7]
-    assert read_stream(log.path).sequences.tolist() == list(range(1, 8))
+    part, whole = read_stream(log.path, latest=3), read_stream(log.path)
+    assert (part.sequences.tolist(), part.whole) == ([5, 6, 7], False)
+    assert (whole.sequences.tolist(), whole.whole) == (list(range(1, 8)), True)
 
 
 def test_predictions_without_drift_scores_are_left_out_and_counted(log):
