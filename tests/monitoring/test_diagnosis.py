@@ -1,6 +1,7 @@
 """`diagnosis`: a stream is judged as the server judged it, and what changed is dated, measured and named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,12 @@ def test_surprise_is_one_on_validation_images_and_more_on_others(reference):
     found = diagnose(draw_stream(2000, 200, contrast=2.0), reference, 0.7)
     assert found.surprise[:2000].mean() == pytest.approx(1, abs=0.03)
     assert found.surprise[2000:].mean() > 1.2
+
+
+def test_surprise_knows_nothing_of_the_order_of_classes(reference):
+    stream = draw_stream(200)
+    other = replace(stream, scores=np.hstack([np.full((200, 1), 99, np.float32), stream.scores[:, 1:]]))
+    np.testing.assert_array_equal(diagnose(stream, reference, 0.7).surprise, diagnose(other, reference, 0.7).surprise)
 
 
 def test_answers_are_parted_at_the_change(reference):

@@ -106,7 +106,7 @@ def test_the_alarm_rings_after_the_change_and_the_log_has_it_all(model, dataset,
     plan, ticks = plan_rehearsal(dataset, "gaussian_noise", 5, 200), []
     outcome = rehearse(model, plan, tmp_path, lambda: ticks.append(1))
 
-    assert outcome.drift["verdict"] == "drift"
+    assert (outcome.drift["verdict"], outcome.drift["images"]) == ("drift", 200)
     assert outcome.alarm == outcome.drift["alarm"]
     assert 1 <= outcome.delay == outcome.alarm - 100 <= 60
     assert str(outcome) == f"the alarm rang at image {outcome.alarm}, after {outcome.delay} changed images"
