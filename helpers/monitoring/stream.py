@@ -1,6 +1,7 @@
 """The predictions of one version as a prediction log holds them: arrays, in the order in which they were made."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,24 +57,32 @@ class Stream:
         return len(self.sequences)
 
 
-def find_logs(folder: Path) -> list[Path]:
-    """The prediction logs in `folder` that hold predictions, ``predictions.db`` first; or `folder`, if it is one.
+def find_logs(place: Path) -> list[Path]:
+    """The prediction logs in the folder `place` that hold predictions, ``predictions.db`` first; or `place`, if one.
 
     Raises:
         LogError: if it is a file, and no such log.
     """
-    files = sorted(Path(folder).glob("*.db"), key=lambda path: (path.stem != "predictions", path.name))
+    if Path(place).is_file():
+        return [Path(place)] if _last_time(place) else []
+    files = sorted(Path(place).glob("*.db"), key=lambda path: (path.stem != "predictions", path.name))
     found = []
-    for path in [Path(folder)] if Path(folder).is_file() else files:
-        with LogReader(path) as log:
-            found += [path] if log.last else []
+    for path in files:
+        with suppress(LogError):  # a database of another kind
+            found += [path] if _last_time(path) else []
     return found
 
 
 def newest_logs(runs: Path) -> list[Path]:
-    """`find_logs` of the one among the folders in `runs` that was logged in last; empty where there is none."""
+    """`find_logs` of the one among the folders in `runs` with the latest prediction; empty where there is none."""
     groups = [logs for folder in Path(runs).glob("*/") if (logs := find_logs(folder))]
-    return max(groups, key=lambda logs: max(path.stat().st_mtime for path in logs), default=[])
+    return max(groups, key=lambda logs: max(map(_last_time, logs)), default=[])
+
+
+def _last_time(path):
+    with LogReader(path) as log:
+        rows = log.rows(log.last - 1, 1)
+    return rows[0]["time"] if rows else 0.0
 
 
 def read_stream(path: Path, latest: int = 0) -> Stream:
@@ -82,9 +91,9 @@ def read_stream(path: Path, latest: int = 0) -> Stream:
     Raises:
         LogError: if it cannot be read, or holds none with drift scores.
     """
+    found, versions, unscored, first = [], [], 0, 0
     with LogReader(path) as log:
-        found, versions, unscored, first = [], [], 0, 0
-        after, labels = max(0, log.last - latest) if latest else 0, log.labels()
+        after, labels, rehearsal = max(0, log.last - latest) if latest else 0, log.labels(), log.report("rehearsal")
         while rows := log.rows(after, _BATCH):
             first, after = first or rows[0]["sequence"], rows[-1]["sequence"]
             for row in rows:
@@ -92,21 +101,32 @@ def read_stream(path: Path, latest: int = 0) -> Stream:
                     versions.append(row["version"])
                     found, unscored = [], 0
                 scores = json.loads(row["scores"])
-                if not scores.keys() >= set(NAMES):
+                if scores.keys() >= set(NAMES):
+                    label = labels.get((row["request_id"], row["position"]), UNKNOWN)
+                    told = [row[name] for name in ("model", "sequence", "time", "class_index", "confidence")]
+                    found.append((*told, label, row["image"] is not None, [scores[name] for name in NAMES]))
+                else:
                     unscored += 1
-                    continue
-                label = labels.get((row["request_id"], row["position"]), UNKNOWN)
-                about = (row["sequence"], row["time"], row["class_index"], label, row["confidence"])
-                found.append((*about, row["image"] is not None, [scores[name] for name in NAMES], row["model"]))
-        rehearsal = log.report("rehearsal")
     if not found:
-        why = "no prediction" if not versions else f"none of version {versions[-1]} with drift scores"
+        why = f"none of version {versions[-1]} with drift scores" if versions else "no prediction"
         raise LogError(f"{path} holds {why}; serve a model that has a drift reference, with --log")
-    sequences, times, answers, known, confidences, kept, scores, models = zip(*found, strict=True)
-    arrays = (np.array(sequences), np.array(times), np.array(answers), np.array(known), np.array(confidences))
-    about = (Path(path), models[-1], versions[-1], tuple(versions[:-1]))
-    about += (len(versions) > 1 or first == 1, unscored, rehearsal)
-    return Stream(*about, *arrays, np.array(scores, np.float32), np.array(kept))
+    models, sequences, times, answers, confidences, known, kept, scores = zip(*found, strict=True)
+    return Stream(
+        log=Path(path),
+        model=models[-1],
+        version=versions[-1],
+        before=tuple(versions[:-1]),
+        whole=len(versions) > 1 or first == 1,
+        unscored=unscored,
+        rehearsal=rehearsal,
+        sequences=np.array(sequences),
+        times=np.array(times),
+        answers=np.array(answers),
+        labels=np.array(known),
+        confidences=np.array(confidences),
+        scores=np.array(scores, np.float32),
+        kept=np.array(kept),
+    )
 
 
 def read_images(stream: Stream, places: np.ndarray) -> np.ndarray:
@@ -123,9 +143,8 @@ def find_bundle(stream: Stream, bucket: str, cache: Path) -> Bundle:
         What `delivery.model_dir.resolve` raises, where neither has it.
     """
     try:
-        return read_bundle(
-            resolve(open_store(bucket_url(bucket)), f"models/{stream.model}/versions/{stream.version}", cache)
-        )
+        model_dir = f"models/{stream.model}/versions/{stream.version}"
+        return read_bundle(resolve(open_store(bucket_url(bucket)), model_dir, cache))
     except (UnknownModel, StorageError):
         bundled = ROOT / "model"
         if (bundled / MANIFEST).is_file() and (bundle := read_bundle(bundled)).version == stream.version:

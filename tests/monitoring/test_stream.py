@@ -1,7 +1,7 @@
 """`stream`: what a prediction log holds of the version that answered last, as arrays."""
 
 import json
-import os
+import sqlite3
 from contextlib import closing
 
 import numpy as np
@@ -28,9 +28,11 @@ def log(tmp_path):
         yield log
 
 
-def make_log(path, count=1):
+def make_log(path, count=1, **changes):
+    path.parent.mkdir(exist_ok=True)
     with closing(PredictionLog(path)) as log:
-        Filler(log).fill(count, scores=SCORES) if count else None
+        if count:
+            Filler(log).fill(count, scores=SCORES, **changes)
     return path
 
 
@@ -105,6 +107,8 @@ def test_images_come_back_where_they_were_kept(log):
 def test_the_logs_of_a_folder_come_with_the_real_predictions_first(tmp_path):
     for name, count in (("a.db", 1), ("predictions.db", 1), ("empty.db", 0)):
         make_log(tmp_path / name, count)
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE notes (text)")
     assert [path.name for path in find_logs(tmp_path)] == ["predictions.db", "a.db"]
     assert find_logs(tmp_path / "a.db") == [tmp_path / "a.db"]
     assert find_logs(tmp_path / "nowhere") == []
@@ -116,11 +120,10 @@ def test_a_file_that_is_no_log_is_refused(tmp_path):
         find_logs(tmp_path / "notes.txt")
 
 
-def test_the_run_that_was_logged_in_last_is_found(tmp_path):
+def test_the_run_with_the_latest_prediction_is_found(tmp_path):
     assert newest_logs(tmp_path) == newest_logs(tmp_path / "nowhere") == []
-    for age, name in enumerate(("young", "old")):
-        (tmp_path / name).mkdir()
-        os.utime(make_log(tmp_path / name / "predictions.db"), (1e9 - age, 1e9 - age))
+    for time, name in enumerate(("old", "young", "middle"), 1):
+        make_log(tmp_path / name / "predictions.db", time=1e9 + time % 3)
     (tmp_path / "none").mkdir()
     assert newest_logs(tmp_path) == [tmp_path / "young" / "predictions.db"]
 
