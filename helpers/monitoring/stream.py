@@ -140,13 +140,18 @@ def find_bundle(stream: Stream, bucket: str, cache: Path) -> Bundle:
     """The bundle of the version that answered: from `bucket`, or the one in ``model/``.
 
     Raises:
-        What `delivery.model_dir.resolve` raises, where neither has it.
+        LogError: where neither has it.
+        What else `delivery.model_dir.resolve` raises.
     """
+    url, bundled = bucket_url(bucket), ROOT / "model"
     try:
-        model_dir = f"models/{stream.model}/versions/{stream.version}"
-        return read_bundle(resolve(open_store(bucket_url(bucket)), model_dir, cache))
-    except (UnknownModel, StorageError):
-        bundled = ROOT / "model"
+        return read_bundle(resolve(open_store(url), f"models/{stream.model}/versions/{stream.version}", cache))
+    except (UnknownModel, StorageError) as error:
         if (bundled / MANIFEST).is_file() and (bundle := read_bundle(bundled)).version == stream.version:
             return bundle
-        raise
+        if not isinstance(error, UnknownModel):
+            raise
+        raise LogError(
+            f"{stream.log} was answered by version {stream.version} of {stream.model}, which is neither in {url} nor in "
+            "model/; name the bucket that has it, or another log"
+        ) from error

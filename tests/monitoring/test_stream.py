@@ -15,7 +15,7 @@ from helpers.monitoring.log_file import LogError
 from helpers.monitoring.prediction_log import PredictionLog
 from helpers.monitoring.scores import NAMES
 from helpers.monitoring.stream import UNKNOWN, find_bundle, find_logs, newest_logs, read_images, read_stream
-from helpers.registry import Registry, UnknownModel
+from helpers.registry import Registry
 
 VALUES = [1.5, 0.5, -9.0, 6.0, 0.25, 0.125, 0.75, 0.375]
 SCORES = json.dumps(dict(zip(NAMES, VALUES, strict=True)))
@@ -153,5 +153,7 @@ def test_the_bundle_beside_the_code_is_taken_where_it_is_the_one_that_answered(a
 def test_a_version_that_is_nowhere_is_an_error(answered, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROOT", tmp_path)
     make_bundle(tmp_path / "model", seed=1)
-    with pytest.raises(UnknownModel, match="has no version"):
+    with pytest.raises(
+        LogError, match=r"predictions.db was answered by version \S+ of tiny, which is neither in file:"
+    ):
         find_bundle(answered[1], (tmp_path / "store").as_uri(), tmp_path / "cache")
