@@ -41,7 +41,7 @@ time.sleep(300)"""
 
 
 def write_notebooks(repository: Path, **cells: str) -> None:
-    """The three notebooks, tiny; `cells` gives a stage one cell of its own between start and receipt."""
+    """The four notebooks, tiny; `cells` gives a stage one cell of its own between start and receipt."""
     (repository / "notebooks").mkdir(parents=True, exist_ok=True)
     for stage, name in run_pipeline.STAGES.items():
         sources = [START.format(stage=stage), *([cells[stage]] if stage in cells else []), FINISH]

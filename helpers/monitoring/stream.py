@@ -152,6 +152,6 @@ def find_bundle(stream: Stream, bucket: str, cache: Path) -> Bundle:
         if not isinstance(error, UnknownModel):
             raise
         raise LogError(
-            f"{stream.log} was answered by version {stream.version} of {stream.model}, which is neither in {url} nor in "
-            "model/; name the bucket that has it, or another log"
+            f"{stream.log} was answered by version {stream.version} of {stream.model}, which is neither in {url} nor "
+            "in model/; name the bucket that has it, or another log"
         ) from error
