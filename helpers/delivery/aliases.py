@@ -1,8 +1,9 @@
 """Aliases: names that point to versions and are moved only by compare-and-swap.
 
-Whoever moves an alias reads it first, then looks whether the version is whole and unclaimed, and then writes. Whoever
-removes a version claims it first and then writes all aliases anew (`Aliases.let_go`). So of a move and a removal of the
-same version one is refused, whatever their order. For this an alias is made, pointing nowhere, before its first move.
+Whoever moves an alias reads it first, then looks whether the version is unclaimed, then whether it is whole, and then
+writes. Whoever removes a version claims it first, writes all aliases anew (`Aliases.let_go`), and lets the claim go
+last, when the version is gone. So of a move and a removal of the same version one is refused, whatever their order. For
+this an alias is made, pointing nowhere, before its first move.
 """
 
 import getpass

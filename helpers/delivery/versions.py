@@ -202,9 +202,9 @@ class Registry:
             return None
 
     def _require(self, version):
+        self._require_unclaimed(version)  # first: a claim that has gone by now took the manifest with it
         if self._manifest(version) is None:
             raise self._unknown(version)
-        self._require_unclaimed(version)
 
     def _require_unclaimed(self, version):
         try:

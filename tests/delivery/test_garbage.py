@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import make_bundle
-from interleaving import Killed, MemoryStore, play
+from interleaving import Actor, Killed, MemoryStore, play
 
 from helpers.delivery.bundle import FILES, MANIFEST
 from helpers.delivery.garbage import gc
@@ -128,6 +128,36 @@ def rolling_back(store):
 
 def sweeping(store):
     return gc(Registry(store, "tiny"), keep=2, history=1)
+
+
+def finish(actor):
+    while not actor.done:
+        actor.step()
+
+
+def test_a_mover_that_stands_while_a_removal_ends_names_nothing_that_is_gone():
+    """All ways to let a removal begin, a mover begin, the removal end, and the mover end."""
+    outcomes, before = set(), 0
+    while "removal ended" not in outcomes:
+        for steps in range(6):  # of a mover: reads, and its write
+            store = MemoryStore()
+            for version in V[:3]:
+                put_version(store, version)
+            Registry(store, "tiny").promote(V[2], reason="before")
+            removal = Actor(store, lambda store: gc(Registry(store, "tiny"), keep=1))
+            for _ in range(before):
+                removal.step()
+            outcomes |= {"removal ended"} if removal.done else set()
+            mover = Actor(store, promoting(V[0]))
+            for _ in range(steps):
+                if not mover.done:
+                    mover.step()
+            finish(removal)
+            finish(mover)
+            require_whole(store)
+            outcomes.add(type(mover.error).__name__ if mover.error else "moved")
+        before += 1
+    assert outcomes == {"removal ended", "moved", "BeingRemoved", "PromotionConflict", "UnknownModel"}
 
 
 def race(seed, kill):
