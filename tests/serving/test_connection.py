@@ -41,7 +41,7 @@ def test_headers_that_do_not_end_are_408_in_time_and_others_are_served_meanwhile
         answer = read(slow)
     assert answer.startswith("HTTP/1.1 408 ")
     assert "the request's headers took more than 0.3 s; send it again" in answer
-    assert 0.3 <= time.monotonic() - started < 3
+    assert 0.29 <= time.monotonic() - started < 3  # uvloop counts in whole milliseconds
 
 
 def test_headers_that_trickle_are_408_too(port, monkeypatch):

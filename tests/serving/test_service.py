@@ -176,7 +176,7 @@ def test_past_the_deadline_the_answer_is_504(shop):
         held.gate.set()
         assert response.status_code == 504
         assert response.json() == {"detail": "no answer within 0.2 s; try again"}
-        assert 0.2 <= time.monotonic() - start < 2
+        assert 0.19 <= time.monotonic() - start < 2  # uvloop counts in whole milliseconds
         assert send(service.client).status_code == 200
 
 
