@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,6 +25,24 @@ SHORT = {  # a recipe for minutes, found on the validation images with a network
 }
 RESERVE = 0.97  # share of the remaining time that a plan may fill
 SEED = 0
+FULL, OVER = 0.93, 1.01  # a run that takes less or more of its time than this was planned by a probe that was disturbed
+TRIES = 3
+STOP = 1.5  # of its time: what takes so long need not be waited for
+
+
+def fill(train: Callable[[float], dict], seconds: float) -> dict:
+    """The first result of `train` that takes about `seconds`, or the one of `TRIES` that comes nearest.
+
+    `train` is given by how much its plan is to be made longer, 1 at first, then by what the run before took.
+    """
+    results, longer = [], 1.0
+    while len(results) < TRIES:
+        results.append(train(longer))
+        taken = results[-1]["seconds"]
+        if FULL * seconds <= taken <= OVER * seconds:
+            return results[-1]
+        longer *= RESERVE * seconds / taken
+    return min(results, key=lambda result: abs(result["seconds"] - seconds))
 
 
 def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: int, **changes) -> tuple[Recipe, int]:
@@ -65,13 +84,16 @@ def probe(network, training: Split, few: Split) -> tuple[dict, float, float]:
     return speeds, check_seconds, max(0.0, compiling)
 
 
-def train_ours(config, weights, training: Split, validation: Split, seconds: float) -> dict:
-    """Our `train` from `weights`, planned to end within `seconds` by a short probe, which counts; its accuracy."""
+def train_ours(config, weights, training: Split, validation: Split, seconds: float, longer: float = 1.0) -> dict:
+    """Our `train` from `weights`, planned to end within `seconds` by a short probe, which counts; its accuracy.
+
+    `longer` is what the plan is multiplied by; see `fill`.
+    """
     started, few = time.perf_counter(), validation.take(slice(250))
     probed, network = (our_network(config, weights) for _ in range(2))
     speeds, check_seconds, compiling = probe(probed, training, few)
     remaining = seconds - (time.perf_counter() - started) - compiling
-    recipe, images = plan_recipe(RESERVE * remaining, speeds, check_seconds, len(training))
+    recipe, images = plan_recipe(longer * RESERVE * remaining, speeds, check_seconds, len(training))
     train(network, draw(training, images), few, recipe, progress=False)
     taken = time.perf_counter() - started
     how = f"{recipe.epochs} epochs of {images} images at {recipe.resolutions} px, {choose_precision()}"
@@ -91,10 +113,10 @@ def draw(split: Split, count: int) -> Split:
     return split.take(np.random.default_rng(SEED).permutation(len(split))[:count])
 
 
-def train_plain(config, weights, training, validation, seconds: float, jit_compile: bool) -> dict:
-    """Stock `fit` from `weights` with the batches, rate and loss of `SHORT`; stopped after `seconds`.
+def train_plain(config, weights, training, validation, seconds: float, jit_compile: bool, longer: float = 1.0) -> dict:
+    """Stock `fit` from `weights` with the batches, rate and loss of `SHORT`, planned to end within `seconds`.
 
-    Its schedule is sized by a short probe, which counts.
+    Its schedule is sized by a short probe, which counts, and multiplied by `longer`; see `fill`.
     """
     recipe = Recipe(**SHORT | {"resolutions": str(SIDE)})
     batch_size = recipe.batch_size
@@ -108,7 +130,7 @@ def train_plain(config, weights, training, validation, seconds: float, jit_compi
         network.fit(training.images[:count], targets[:count], batch_size=batch_size, verbose=0)
         durations.append(time.perf_counter() - begun)
     remaining = seconds - (time.perf_counter() - started) - (durations[0] - durations[1])
-    steps = max(1, int(RESERVE * remaining / durations[1] * 6))
+    steps = max(1, int(longer * RESERVE * remaining / durations[1] * 6))
     set_weights(network, weights)
     compile_plain(network, recipe, steps, jit_compile)
 
@@ -117,7 +139,7 @@ def train_plain(config, weights, training, validation, seconds: float, jit_compi
 
         def on_train_batch_end(self, batch, logs=None):
             self.done += 1
-            self.model.stop_training = self.done >= steps or time.perf_counter() - started >= seconds
+            self.model.stop_training = self.done >= steps or time.perf_counter() - started >= STOP * seconds
 
     stop, epochs = Stop(), math.ceil(steps / (len(training) // batch_size))
     network.fit(training.images, targets, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[stop])

@@ -71,6 +71,22 @@ def test_a_plan_fills_its_time_with_the_fewest_epochs(seconds, epochs):
     assert images <= 27_000
 
 
+def test_a_run_that_missed_its_time_is_planned_anew_by_what_it_took():
+    asked = []
+
+    def train(longer):
+        asked.append(longer)
+        return {"seconds": 360 * longer}  # its probe was 20 % too fast
+
+    assert budget.fill(train, 300) == {"seconds": pytest.approx(0.97 * 300)}
+    assert asked == [1.0, pytest.approx(0.97 * 300 / 360)]
+
+
+def test_of_runs_that_all_miss_their_time_the_nearest_counts():
+    seconds = iter([150, 320, 400])
+    assert budget.fill(lambda longer: {"seconds": next(seconds)}, 300) == {"seconds": 320}
+
+
 def test_the_command_writes_json_and_prints_a_table(tmp_path, monkeypatch, capsys):
     data = {"title": "noise", "source": "noise", "fingerprint": "0" * 64, "synthetic": True}
     monkeypatch.setattr(training, "load_data", lambda: (data, draw(64), draw(16, seed=1)))
