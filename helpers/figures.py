@@ -1,5 +1,7 @@
 """Arrays in, a matplotlib `Figure` out. Every figure has a title, labelled axes, and names the data it shows."""
 
+from itertools import count
+
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -139,7 +141,7 @@ def plot_metrics(rows: list[dict[str, float]], title: str) -> Figure:
 def plot_capital(images: np.ndarray, capital: np.ndarray, line: float, alarm: int | None, title: str) -> Figure:
     """Capital of the bets against each drift score, with the line of the alarm and, if it rang, where.
 
-    Of the likenesses to known corruptions, only those that reached the line have colour and name.
+    Of the likenesses to known corruptions, which are dashed, only those that reached the line have colour and name.
 
     Args:
         images, capital: as `monitoring.drift.DriftDetector.history` gives them, the capital as log10.
@@ -147,9 +149,12 @@ def plot_capital(images: np.ndarray, capital: np.ndarray, line: float, alarm: in
         alarm: number of that image.
     """
     figure, axes = new_figure(11, 4)
+    solid, dashed = count(), count()
     for values, name in zip(capital.T, TESTS, strict=True):
-        if name in NAMES or values.max() >= np.log10(line):
-            axes.plot(images, values, label=name, linewidth=1.2)
+        if name in NAMES:
+            axes.plot(images, values, f"C{next(solid)}", label=name, linewidth=1.2)
+        elif values.max() >= np.log10(line):
+            axes.plot(images, values, f"C{next(dashed) % 10}--", label=name, linewidth=1.2)
         else:
             axes.plot(images, values, color="lightgrey", linewidth=0.8, zorder=1)
     axes.axhline(np.log10(line), color="black", linestyle="--", label=f"alarm at {line:g}")
