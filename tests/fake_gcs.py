@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections import namedtuple
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,7 +46,8 @@ class Stored:
 class Fault:
     """How a call fails: "unavailable" (503), "drop" (done, no reply), "cut" (body stops), "shorten" (and says so).
 
-    "break", of a part of a resumable upload alone: the connection is lost when half of it has arrived.
+    "break", of a part of a resumable upload alone: the connection is lost when half of it has arrived. "stall": nothing
+    is done and nothing is said until the client gives up. The call "any" is each.
     """
 
     kind: str
@@ -69,18 +71,38 @@ class FakeGCS:
 
     def __enter__(self):
         self.lock, self.uploads, self.ids, self.last = threading.RLock(), {}, itertools.count(1), 0
-        self.server = _Server(("127.0.0.1", 0), _Handler)
-        self.server.fake = self
+        self._listen(0)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
         return self
 
     def __exit__(self, *_):
+        self._hang_up()
+
+    def _listen(self, port):
+        self.server = _Server(("127.0.0.1", port), _Handler)
+        self.server.fake = self
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+
+    def _hang_up(self):
         self.server.shutdown()
         self.thread.join()
         self.server.hang_up()
         self.server.server_close()
+
+    @contextmanager
+    def away(self, kind):
+        """While the block runs every call fails in the way of `kind`, "refused" being that nobody listens."""
+        if kind == "refused":
+            self._hang_up()
+        else:
+            self.inject(kind, "any", times=10**9)
+        try:
+            yield
+        finally:
+            if kind == "refused":
+                self._listen(self.server.server_port)
+            self.faults.clear()
 
     def inject(self, kind, call, times=1, after=0):
         """`times` calls named `call` fail in the way of `kind`, once `after` of them have not."""
@@ -89,7 +111,7 @@ class FakeGCS:
     def take_fault(self, call):
         with self.lock:
             for fault in self.faults:
-                if fault.call == call and fault.times > 0:
+                if fault.call in (call, "any") and fault.times > 0:
                     if fault.after:
                         fault.after -= 1
                         continue
@@ -155,6 +177,10 @@ class _Handler(BaseHTTPRequestHandler):
             _, answer = route(fake, self.command, url.path, query, self.headers, body[: len(body) // 2])
         with fake.lock:
             fake.calls.append(call)
+        if fault == "stall":
+            self.rfile.read(1)  # ends when the client closes
+            self.close_connection = True
+            return
         reply = problem(503, "Try again later.") if fault == "unavailable" else answer()
         if fault in ("drop", "break"):
             self.close_connection = True

@@ -23,11 +23,15 @@ class GoogleStore(Store):
     """A bucket of Google Cloud Storage, or what lies under a prefix of it, with the application default credentials.
 
     ``STORAGE_EMULATOR_HOST`` names another endpoint, which is used without credentials.
+
+    Args:
+        patience_s: for the tries of one operation together, and for each answer.
     """
 
     def __init__(self, bucket: str, prefix: str, patience_s: float):
         self.url = f"gs://{bucket}/{prefix}".rstrip("/")
         self._bucket_name, self._prefix, self._patience_s = bucket, f"{prefix}/" if prefix else "", patience_s
+        self._timeout = tuple(min(seconds, patience_s) for seconds in REQUEST_S)
         self._client, self._lock = None, threading.Lock()
 
     def read(self, key):
@@ -36,7 +40,7 @@ class GoogleStore(Store):
             blob = bucket.blob(self._prefix + key)
             # Retried as a whole: the library's own retry resumes a cut download and then compares no checksum.
             download = retry(blob.download_as_bytes)
-            data = download(raw_download=True, checksum="crc32c", timeout=REQUEST_S, retry=None)
+            data = download(raw_download=True, checksum="crc32c", timeout=self._timeout, retry=None)
             return Object(data, int(blob.generation))
 
     def write(self, key, data, *, if_generation):
@@ -48,12 +52,12 @@ class GoogleStore(Store):
                 blob = bucket.blob(self._prefix + key, chunk_size=CHUNK_BYTES)
                 blob.metadata = {"attempt": attempt}
                 blob.upload_from_string(
-                    data, if_generation_match=if_generation, checksum="crc32c", timeout=REQUEST_S, retry=retry
+                    data, if_generation_match=if_generation, checksum="crc32c", timeout=self._timeout, retry=retry
                 )
         except PreconditionFailed:
             # Where the reply to the first try was lost, the retry meets our own object.
             with self._calls(key, "read") as (bucket, retry):
-                blob = bucket.get_blob(self._prefix + key, timeout=REQUEST_S, retry=retry)
+                blob = bucket.get_blob(self._prefix + key, timeout=self._timeout, retry=retry)
             if blob is None or (blob.metadata or {}).get("attempt") != attempt:
                 raise
         return int(blob.generation)
@@ -62,7 +66,7 @@ class GoogleStore(Store):
         prefix_folder(prefix)
         with self._calls(prefix, "list") as (bucket, retry):
             fields = "items(name,size,generation),nextPageToken"
-            pages = bucket.list_blobs(prefix=self._prefix + prefix, fields=fields, timeout=REQUEST_S, retry=retry)
+            pages = bucket.list_blobs(prefix=self._prefix + prefix, fields=fields, timeout=self._timeout, retry=retry)
             blobs = [*pages]
         found = [ObjectInfo(blob.name.removeprefix(self._prefix), blob.size, int(blob.generation)) for blob in blobs]
         return sorted((info for info in found if not info.key.endswith("/")), key=lambda info: info.key)
@@ -73,7 +77,7 @@ class GoogleStore(Store):
         try:
             with self._calls(key, "delete", if_generation) as (bucket, retry):
                 delete = retry(bucket.blob(self._prefix + key).delete, on_error=retried.append)
-                delete(if_generation_match=if_generation, timeout=REQUEST_S, retry=None)
+                delete(if_generation_match=if_generation, timeout=self._timeout, retry=None)
         except ObjectNotFound:
             if not retried:  # otherwise our own first try removed it, and its reply was lost
                 raise

@@ -42,6 +42,7 @@ def open_store(url: str, *, patience_s: float = 60.0) -> Store:
     """The store at ``gs://bucket[/prefix]``, ``file:///absolute/path`` or a path; not touched before its first use.
 
     `patience_s` bounds the retries of one ``gs://`` operation (429, 5xx, lost connections) before StorageUnavailable.
+    It bounds the wait for each answer too, so that what hangs is given up after twice as long at most.
     """
     if match := _BUCKET.fullmatch(url):
         return GoogleStore(match[1], check_key(match[2].rstrip("/")) if match[2] else "", patience_s)

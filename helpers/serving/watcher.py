@@ -4,7 +4,7 @@ What is new is loaded and verified beside the model that answers, as by ``/reloa
 worse than the version before (`inference.trial.Rule`), the version before serves again, at once and from memory, and
 the alias is moved back with the reason, if it still points to the bad version: of many servers one does it, and the
 others follow. A version that was refused is not tried again until the alias moves. While the bucket is away the last
-good model serves.
+good model serves, and the looks go on as before: one costs a bucket little, and the first after its return catches up.
 """
 
 import logging
@@ -25,8 +25,8 @@ from helpers.inference.swap import ChangeUnderWay, NoModelBefore, Swapper
 from helpers.inference.trial import Rule, Scorebook
 from helpers.registry import Alias, PromotionConflict, Registry, RegistryError, UnknownModel
 
-MAX_POLL_S = 8.0  # while the bucket is away
-PATIENCE_S = 5.0  # a poll that takes longer is better begun anew
+PATIENCE_S = 1.0  # a look that waits longer is better begun anew
+MAX_POLL_S = 8.0  # while the alias can be read and what it points to cannot be fetched
 RETRY_S = 60.0  # of a lease that could not be written
 WHO = "watcher"
 
@@ -63,8 +63,9 @@ class Watcher:
 
     Args:
         store: to read and move the alias in; best one with little patience, for a poll must end.
-        poll_s: seconds between two looks at the alias, give or take a tenth; twice as many after each failure in a
-            row, up to 8.
+        poll_s: seconds between two looks at the alias, give or take a tenth, so that many servers do not look at once.
+            From the second time on that what it points to cannot be fetched, which costs more than a look, twice as
+            many after each, up to 8.
         trial_s: seconds for which a new version is compared with the one before it.
         rule: what is worse.
 
@@ -90,6 +91,7 @@ class Watcher:
         self.refused: dict[str, str] = {}
         self._return: Return | None = None
         self._seen: tuple | None = None  # the move of the alias that was dealt with last
+        self._alias_was_read = False  # in the last look
         self._id, self._leased = uuid.uuid4().hex, (None, frozenset(), 0.0)
         self._stop, self._thread = threading.Event(), None
 
@@ -119,12 +121,14 @@ class Watcher:
         Raises:
             StorageError, RegistryError: if the alias cannot be read, or what it points to cannot be fetched.
         """
+        self._alias_was_read = False
         self._judge()
         name, alias, version = parse(self.store, self.swapper.model_dir)
         if version:
             return
         registry = Registry(self.store, name)
         found = registry.alias(alias)
+        self._alias_was_read = True
         if found and self._return:
             found = self._take_alias_back(registry, alias, found)
         if found:
@@ -132,18 +136,22 @@ class Watcher:
         self._renew_lease(name)
 
     def _run(self):
-        failures = 0
-        while not self._stop.wait(
-            min(self.poll_s * 2**failures, max(MAX_POLL_S, self.poll_s)) * random.uniform(0.9, 1.1)
-        ):
+        failed, fetches = False, 0  # the last look, and fetches in a row
+        while not self._stop.wait(self._pause(fetches) * random.uniform(0.9, 1.1)):
             try:
                 self.look()
-                failures = 0
             except Exception as error:
-                if not failures:  # an outage must not flood the log
+                if not failed:  # an outage must not flood the log
                     known = isinstance(error, StorageError | RegistryError)
                     log.warning("cannot follow the alias: %s; the model goes on serving", error, exc_info=not known)
-                failures = min(failures + 1, 10)
+                failed, fetches = True, fetches + 1 if self._alias_was_read else 0
+            else:
+                if failed:
+                    log.warning("the alias can be followed again")
+                failed, fetches = False, 0
+
+    def _pause(self, fetches):
+        return min(self.poll_s * 2 ** min(max(fetches - 1, 0), 10), max(MAX_POLL_S, self.poll_s))
 
     def _judge(self):
         placed, serving = self._placed, self.swapper.predictor.model.version

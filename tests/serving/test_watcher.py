@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
+import httpx2
 import numpy as np
 import pytest
 from conftest import make_bundle
 from held_model import HeldModel, wait_until
 
-from helpers.client import Client
+from helpers.client import Client, encode_png
 from helpers.delivery.garbage import gc
 from helpers.delivery.graph import read_weights
 from helpers.delivery.lease import leased_versions
@@ -25,7 +26,7 @@ from helpers.inference.source import ModelSource
 from helpers.inference.swap import Swapper
 from helpers.registry import Registry
 from helpers.serving.service import create_app
-from helpers.serving.watcher import Watcher, follow
+from helpers.serving.watcher import PATIENCE_S, Watcher, follow
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
 MODEL_DIR = "models/tiny"
@@ -72,7 +73,7 @@ def make_server(url, cache):
     server = SimpleNamespace(wrap=wrap, loads=[], load=load)
     server.predictor = Predictor(load(MODEL_DIR))
     server.swapper = Swapper(server.predictor, load, MODEL_DIR)
-    server.watcher = Watcher(server.swapper, open_store(url, patience_s=0.2), poll_s=0.05)
+    server.watcher = Watcher(server.swapper, open_store(url, patience_s=0.5), poll_s=0.05)
     server.predictor.listeners.add(server.watcher.scores)
     return server
 
@@ -281,21 +282,15 @@ def test_an_account_that_may_only_read_follows_all_the_same(shop, monkeypatch, c
     assert caplog.text.count("cannot say what is served here: no") == 1
 
 
-def away(gcs):
-    for call in ("download", "get", "upload", "list"):
-        gcs.inject("unavailable", call, times=10**6)
-
-
 @pytest.mark.parametrize("shop", ["gs"], indirect=True)
 def test_while_the_bucket_is_away_the_last_good_model_serves_and_one_poll_catches_up(shop, gcs):
     server, (first, second, *_) = shop.server(), shop.versions
     server.watcher.look()
-    away(gcs)
-    for _ in range(3):
-        with pytest.raises(StorageUnavailable):
-            server.watcher.look()
-        assert ask(server, 5) == {first}
-    gcs.faults.clear()
+    with gcs.away("unavailable"):
+        for _ in range(3):
+            with pytest.raises(StorageUnavailable):
+                server.watcher.look()
+            assert ask(server, 5) == {first}
     shop.registry.promote(second, reason="better")
     server.watcher.look()
     assert ask(server, 1) == {second}
@@ -309,11 +304,10 @@ def test_a_way_back_does_not_wait_for_the_bucket_but_the_alias_does(shop, gcs):
     shop.registry.promote(second, reason="looks good")
     server.watcher.look()
     ask(server, 40)
-    away(gcs)
-    with pytest.raises(StorageUnavailable):
-        server.watcher.look()
-    assert ask(server, 1) == {first}
-    gcs.faults.clear()
+    with gcs.away("unavailable"):
+        with pytest.raises(StorageUnavailable):
+            server.watcher.look()
+        assert ask(server, 1) == {first}
     assert shop.registry.alias().version == second
     server.watcher.look()
     assert shop.registry.alias().version == first
@@ -348,20 +342,77 @@ def test_over_http_a_new_version_answers_within_three_seconds_and_no_request_fai
     assert leases == [], [json.loads(shop.registry.store.read(info.key).data) for info in leases]
 
 
-@pytest.mark.parametrize("shop", ["file"], indirect=True)
-def test_polls_become_rarer_while_the_bucket_is_away_and_are_logged_once(shop, monkeypatch, caplog):
-    server, looks = shop.server(), []
+@pytest.mark.parametrize("shop", ["gs"], indirect=True)
+@pytest.mark.parametrize("kind", ["refused", "unavailable", "stall"])
+def test_after_ten_minutes_without_the_bucket_one_poll_catches_up_and_no_prediction_failed(
+    shop, gcs, kind, count, caplog, record_property
+):
+    first, second, *_ = shop.versions
+    shop.registry.promote(second, reason="better")
+    alias = "models/tiny/aliases/production.json"
+    promoted = shop.registry.store.read(alias).data
+    shop.registry.rollback(reason="not yet")
+    server, stop, seen = shop.server(), threading.Event(), []
+    app = create_app(server.predictor, server.load, MODEL_DIR)
 
-    def look():
+    def keep_asking(url):
+        image = {"file": ("image.png", encode_png(IMAGES[0]))}
+        with httpx2.Client(base_url=url, timeout=20) as client:
+            while not stop.wait(count(0.01, 0.1)):
+                reply = client.post("/predict", files=image)
+                seen.append((reply.status_code, reply.json()["model_version"]))
+
+    following = follow(app.state.swapper, shop.registry.store.url, 1.0)
+    with Server(app, port=0) as running, ThreadPoolExecutor(1) as pool, following:
+        asking = pool.submit(keep_asking, running.url)
+        try:
+            wait_until(lambda: leased_versions(shop.registry.store, "tiny") == {first})
+            with gcs.away(kind):
+                time.sleep(count(2, 600))
+                gcs.put("bucket", f"suite/{alias}", promoted, {}, {})
+                assert seen[-1] == (200, first)
+            back = time.monotonic()
+            wait_until(lambda: seen[-1][1] == second)
+            seconds = time.monotonic() - back
+        finally:
+            stop.set()
+        asking.result(20)
+    record_property("seconds", seconds)
+    assert seconds < 1.1 + PATIENCE_S + 1  # until the next look, for one that was under way, and to fetch and load
+    assert set(seen) == {(200, first), (200, second)}
+    assert caplog.text.count("cannot follow the alias") == caplog.text.count("the alias can be followed again") == 1
+
+
+@pytest.mark.parametrize("shop", ["file"], indirect=True)
+def test_looks_go_on_as_before_while_the_bucket_is_away(shop, monkeypatch, caplog):
+    watcher, looks = shop.server().watcher, []
+
+    def read(key):
         looks.append(time.monotonic())
         raise StorageUnavailable("no route")
 
-    monkeypatch.setattr(server.watcher, "look", look)
-    with server.watcher:
-        wait_until(lambda: len(looks) == 5)
-    gaps = np.diff(looks)
-    assert (gaps[1:] > 1.5 * gaps[:-1]).all()
+    monkeypatch.setattr(watcher.store, "read", read)
+    with watcher:
+        wait_until(lambda: len(looks) == 9)
+    assert looks[-1] - looks[0] < 8 * 2 * watcher.poll_s
     assert caplog.text.count("cannot follow the alias: no route; the model goes on serving") == 1
+
+
+@pytest.mark.parametrize("shop", ["file"], indirect=True)
+def test_what_cannot_be_fetched_is_tried_ever_more_rarely(shop, caplog):
+    server, tries = shop.server(), []
+
+    def load(model_dir):
+        tries.append(time.monotonic())
+        raise StorageUnavailable("no room")
+
+    server.swapper.load = load
+    shop.registry.promote(shop.versions[1], reason="better")
+    with server.watcher:
+        wait_until(lambda: len(tries) == 6)
+    gaps = np.diff(tries)
+    assert (gaps[2:] > 1.5 * gaps[1:-1]).all()
+    assert caplog.text.count("cannot follow the alias: no room; the model goes on serving") == 1
 
 
 def test_a_poll_takes_some_time(shop):
