@@ -20,7 +20,7 @@ from helpers.delivery.layout import (
 )
 from helpers.delivery.storage import StorageError, open_store
 from helpers.delivery.versions import PRODUCTION, Registry, Version
-from helpers.workspace import bucket_url
+from helpers.workspace import add_bucket_option, bucket_url
 
 __all__ = [
     "NAME",
@@ -34,6 +34,7 @@ __all__ = [
     "UnknownModel",
     "Version",
     "VersionConflict",
+    "add_store_options",
     "describe",
     "diff",
     "gc",
@@ -53,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def add_store_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name a registry: ``--bucket`` and ``--name``."""
+    add_bucket_option(parser)
+    parser.add_argument("--name", default=MODEL, help=f"of the model (default: {MODEL})")
 
 
 def _list(registry, _):
@@ -110,10 +117,7 @@ def _gc(registry, arguments):
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m helpers.registry", description="Versions and aliases of a model.")
-    parser.add_argument(
-        "--bucket", default="", help="url of the store; else $SUITE_BUCKET, else the folder store/ here"
-    )
-    parser.add_argument("--name", default=MODEL, help=f"of the model (default: {MODEL})")
+    add_store_options(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(run, name, text, *positional):

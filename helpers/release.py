@@ -15,8 +15,8 @@ from pathlib import Path
 
 from helpers.delivery.bundle import BundleError
 from helpers.delivery.storage import StorageError, open_store
-from helpers.registry import MODEL, PRODUCTION, Registry, RegistryError
-from helpers.smoke import PATIENCE_S, TOKEN, SmokeError, expected_bundle, smoke
+from helpers.registry import PRODUCTION, Registry, RegistryError
+from helpers.smoke import PATIENCE_S, TOKEN, SmokeError, add_options, expected_bundle, smoke
 from helpers.workspace import bucket_url, secret
 
 TAG = "candidate"
@@ -121,10 +121,7 @@ def _parser():
     add("--image", required=True, help="with its tag or digest, as it was pushed")
     add("--service", required=True, help="of Cloud Run, as deploy/service.yaml made it")
     add("--region", required=True, help="of the service")
-    add("--version", default=PRODUCTION, help=f"of the model that must serve, or an alias (default: {PRODUCTION})")
-    add("--bucket", default="", help="url of the store; else $SUITE_BUCKET, else the folder store/ here")
-    add("--name", default=MODEL, help=f"of the model (default: {MODEL})")
-    add("--patience", type=float, default=PATIENCE_S, help=f"seconds until it must be ready (default: {PATIENCE_S:g})")
+    add_options(parser)
     return parser
 
 

@@ -25,7 +25,7 @@ from helpers.inference.bulk import BATCH, SCHEMA, score
 from helpers.inference.collection import Item, open_collection
 from helpers.inference.source import MODEL_DIR, ModelSource
 from helpers.registry import RegistryError
-from helpers.workspace import ROOT
+from helpers.workspace import ROOT, add_bucket_option
 
 FORMATS = (".parquet", ".csv")
 
@@ -143,7 +143,7 @@ def _parser():
     add("source", help="folder, gs://BUCKET/PREFIX or file:///FOLDER of PNG and JPEG files, or an array FILE.npy")
     add("--out", type=Path, required=True, help="FILE.parquet or FILE.csv")
     add("--model", default="", help=f"under the bucket; else {MODEL_DIR}, or the bundle in model/ while absent")
-    add("--bucket", default="", help="url of the store of the model; else $SUITE_BUCKET, else the folder store/ here")
+    add_bucket_option(parser, "the store of the model")
     add("--top-k", type=int, default=5, help="how many classes, the most probable first (default: 5)")
     add("--engine", choices=["local", "ray"], default="local", help="where: here, or on the cluster of RAY_ADDRESS")
     return parser

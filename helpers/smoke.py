@@ -13,7 +13,7 @@ import requests
 from helpers.client import Client
 from helpers.delivery.bundle import Bundle, BundleError, read_bundle
 from helpers.delivery.storage import StorageError, open_store
-from helpers.registry import MODEL, PRODUCTION, Registry, RegistryError, UnknownModel
+from helpers.registry import PRODUCTION, Registry, RegistryError, UnknownModel, add_store_options
 from helpers.workspace import ROOT, bucket_url, secret
 
 IMAGES = 4
@@ -83,6 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what must serve, where it is published, and how soon."""
+    add = parser.add_argument
+    add("--version", default=PRODUCTION, help=f"that must serve, or an alias (default: {PRODUCTION})")
+    add_store_options(parser)
+    add("--patience", type=float, default=PATIENCE_S, help=f"seconds until it must be ready (default: {PATIENCE_S:g})")
+
+
 def _not_ready(client, version):
     try:
         ready, model = client.get("/health/ready"), client.get("/model")
@@ -102,12 +110,8 @@ def _clearest(probabilities):
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m helpers.smoke", description="Asks a service whether it works.")
-    add = parser.add_argument
-    add("url", help="of the service")
-    add("--version", default=PRODUCTION, help=f"that must serve, or an alias (default: {PRODUCTION})")
-    add("--bucket", default="", help="url of the store; else $SUITE_BUCKET, else the folder store/ here")
-    add("--name", default=MODEL, help=f"of the model (default: {MODEL})")
-    add("--patience", type=float, default=PATIENCE_S, help=f"seconds until it must be ready (default: {PATIENCE_S:g})")
+    parser.add_argument("url", help="of the service")
+    add_options(parser)
     return parser
 
 

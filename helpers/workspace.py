@@ -1,5 +1,6 @@
 """Where things are: the repository, the model store, the folder of a run, and secrets by name."""
 
+import argparse
 import os
 import stat
 import sys
@@ -11,6 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def bucket_url(bucket: str = "") -> str:
     """The object store to use: `bucket`, else the environment's ``SUITE_BUCKET``, else the folder ``store/`` here."""
     return bucket or os.environ.get("SUITE_BUCKET") or (ROOT / "store").as_uri()
+
+
+def add_bucket_option(parser: argparse.ArgumentParser, what: str = "the store") -> None:
+    """The option ``--bucket`` of a command, for `bucket_url`."""
+    parser.add_argument("--bucket", default="", help=f"url of {what}; else $SUITE_BUCKET, else the folder store/ here")
 
 
 def run_directory(run_dir: str = "") -> Path:

@@ -1,7 +1,12 @@
-"""A model whose engine can be kept busy, for tests of what happens meanwhile."""
+"""Models whose engine can be kept busy, or does worse than it should, for tests of what happens then."""
 
 import threading
 import time
+from dataclasses import replace
+
+import numpy as np
+
+from helpers.inference.engine import ModelRejected
 
 
 class HeldModel:
@@ -17,6 +22,29 @@ class HeldModel:
         self.sizes.append(len(images))
         assert self.gate.wait(10)
         return self.model.predict(images)
+
+
+class Slow(HeldModel):
+    """Takes 30 ms an image."""
+
+    def predict(self, images):
+        time.sleep(0.03 * len(images))
+        return self.model.predict(images)
+
+
+class Confused(HeldModel):
+    """Holds all classes for equally likely."""
+
+    def predict(self, images):
+        scores = self.model.predict(images)
+        return replace(scores, probabilities=np.full_like(scores.probabilities, 0.01))
+
+
+class Insane(HeldModel):
+    """Gives answers that are refused."""
+
+    def predict(self, images):
+        raise ModelRejected("probabilities must be finite; 1 of 100 are not")
 
 
 def wait_until(condition, seconds=10):

@@ -27,7 +27,7 @@ from helpers.monitoring.log_reader import LogReader, export
 from helpers.monitoring.log_row import COLUMNS
 from helpers.monitoring.replay import replay
 from helpers.registry import RegistryError
-from helpers.workspace import ROOT
+from helpers.workspace import ROOT, add_bucket_option
 
 MAX_ROWS = 1_000_000  # of about 700 bytes, and 3 kB more with the image
 
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     again = commands.add_parser("replay", help="answer a request again, where its image was kept")
     again.add_argument("log", type=Path)
     again.add_argument("request_id")
-    again.add_argument("--bucket", default="", help="url of the store; else $SUITE_BUCKET, else the folder store/ here")
+    add_bucket_option(again)
     arguments = parser.parse_args(argv)
     try:
         with LogReader(arguments.log) as log:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.inference.source import MODEL_DIR
+from helpers.workspace import add_bucket_option
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options in `argv`, the process's own if None; ends the process where they cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m helpers.hosting", description="Serves the production model.")
     add = parser.add_argument
-    add("--bucket", default="", help="url of the store; else $SUITE_BUCKET, else the folder store/ here")
+    add_bucket_option(parser)
     add("--model-dir", default="", help=f"under the bucket; else {MODEL_DIR}, or the bundle in model/ while absent")
     add("--host", default="127.0.0.1", help="address to listen on; any but this machine's wants a token")
     add("--port", type=int, default=8000, help="0 takes a free one")

@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import make_bundle
-from held_model import HeldModel
+from held_model import Insane
 
-from helpers.inference.engine import ModelRejected
 from helpers.inference.loader import load_model
 from helpers.inference.predictor import Predictor
 from helpers.inference.swap import ChangeUnderWay, NoModelBefore, Swapper, compare
@@ -102,10 +101,6 @@ def test_without_requests_there_is_nothing_to_replay(swapper):
 
 
 def test_a_model_that_fails_while_it_serves_gives_way_to_the_one_before(swapper, predictor, models, caplog):
-    class Insane(HeldModel):
-        def predict(self, images):
-            raise ModelRejected("probabilities must be finite; 1 of 100 are not")
-
     swapper.load = lambda _: Insane(models[1])
     swapper.change("models/b")
 

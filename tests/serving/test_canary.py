@@ -3,18 +3,16 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from types import SimpleNamespace
 
 import httpx2
 import numpy as np
 import pytest
 from conftest import make_bundle
-from held_model import HeldModel, wait_until
+from held_model import Confused, HeldModel, Insane, Slow, wait_until
 
 from helpers.client import Client, encode_png
 from helpers.hosting import Server
-from helpers.inference.engine import ModelRejected
 from helpers.inference.loader import load_model
 from helpers.inference.predictor import Predictor
 from helpers.inference.source import ModelSource
@@ -31,23 +29,6 @@ def models(tmp_path_factory):
     """Three versions that answer alike."""
     folder = tmp_path_factory.mktemp("canary")
     return [load_model(make_bundle(folder / name, model_card=f"# {name}\n").path) for name in ("one", "two", "three")]
-
-
-class Broken(HeldModel):
-    def predict(self, images):
-        raise ModelRejected("probabilities must be finite; 1 of 100 are not")
-
-
-class Slow(HeldModel):
-    def predict(self, images):
-        time.sleep(0.03 * len(images))
-        return self.model.predict(images)
-
-
-class Confused(HeldModel):
-    def predict(self, images):
-        scores = self.model.predict(images)
-        return replace(scores, probabilities=np.full_like(scores.probabilities, 0.01))
 
 
 @contextmanager
@@ -104,7 +85,7 @@ def test_the_same_request_id_always_goes_the_same_way(models):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Broken, "batches failed"),
+        (Insane, "batches failed"),
         (Slow, "an image takes "),
         (Confused, "the mean confidence is 0.010"),
     ],

@@ -11,12 +11,11 @@ from contextlib import closing
 import httpx2
 import numpy as np
 import pytest
-from held_model import HeldModel, wait_until
+from held_model import HeldModel, Insane, wait_until
 from PIL import Image
 from served import ALIAS, IMAGES, PIXELS, PNG, TOKEN, encode, npy, send, serve, version_path
 
 from helpers.delivery.storage import StorageUnavailable
-from helpers.inference.engine import ModelRejected
 from helpers.monitoring.log_reader import LogReader
 from helpers.monitoring.prediction_log import PredictionLog
 
@@ -200,10 +199,6 @@ def test_a_client_that_leaves_while_it_waits_is_not_answered(shop):
 
 
 def test_answers_that_make_no_sense_are_500(shop):
-    class Insane(HeldModel):
-        def predict(self, images):
-            raise ModelRejected("probabilities must be finite; 1 of 100 are not")
-
     with serve(shop, Insane(shop.models[0])) as service:
         response = send(service.client)
     assert response.status_code == 500

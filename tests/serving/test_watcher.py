@@ -4,14 +4,13 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from types import SimpleNamespace
 
 import httpx2
 import numpy as np
 import pytest
 from conftest import make_bundle
-from held_model import HeldModel, wait_until
+from held_model import Confused, Insane, Slow, wait_until
 
 from helpers.client import Client, encode_png
 from helpers.delivery.garbage import gc
@@ -20,7 +19,6 @@ from helpers.delivery.lease import leased_versions
 from helpers.delivery.signature import PUBLIC_KEY
 from helpers.delivery.storage import StorageUnavailable, open_store
 from helpers.hosting import Server
-from helpers.inference.engine import ModelRejected
 from helpers.inference.predictor import Predictor
 from helpers.inference.source import ModelSource
 from helpers.inference.swap import Swapper
@@ -30,23 +28,6 @@ from helpers.serving.watcher import PATIENCE_S, Watcher, follow
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
 MODEL_DIR = "models/tiny"
-
-
-class Slow(HeldModel):
-    def predict(self, images):
-        time.sleep(0.03 * len(images))
-        return self.model.predict(images)
-
-
-class Confused(HeldModel):
-    def predict(self, images):
-        scores = self.model.predict(images)
-        return replace(scores, probabilities=np.full_like(scores.probabilities, 0.01))
-
-
-class Insane(HeldModel):
-    def predict(self, images):
-        raise ModelRejected("probabilities must be finite; 1 of 100 are not")
 
 
 @pytest.fixture(scope="module")
