@@ -63,8 +63,8 @@ class Watcher:
 
     Args:
         store: to read and move the alias in; best one with little patience, for a poll must end.
-        poll_s: seconds between two looks at the alias, give or take a tenth, so that many servers do not look at once.
-            From the second time on that what it points to cannot be fetched, which costs more than a look, twice as
+        poll_s: seconds from one look at the alias to the next, give or take a tenth, so that servers do not all look at
+            once. From the second time on that what it points to cannot be fetched, which costs more than a look, twice as
             many after each, up to 8.
         trial_s: seconds for which a new version is compared with the one before it.
         rule: what is worse.
@@ -136,8 +136,9 @@ class Watcher:
         self._renew_lease(name)
 
     def _run(self):
-        failed, fetches = False, 0  # the last look, and fetches in a row
-        while not self._stop.wait(self._pause(fetches) * random.uniform(0.9, 1.1)):
+        failed, fetches, wait = False, 0, self.poll_s  # the last look, and fetches in a row
+        while not self._stop.wait(wait):
+            begun = time.monotonic()
             try:
                 self.look()
             except Exception as error:
@@ -149,9 +150,8 @@ class Watcher:
                 if failed:
                     log.warning("the alias can be followed again")
                 failed, fetches = False, 0
-
-    def _pause(self, fetches):
-        return min(self.poll_s * 2 ** min(max(fetches - 1, 0), 10), max(MAX_POLL_S, self.poll_s))
+            pause = min(self.poll_s * 2 ** min(max(fetches - 1, 0), 10), max(MAX_POLL_S, self.poll_s))
+            wait = begun + pause * random.uniform(0.9, 1.1) - time.monotonic()
 
     def _judge(self):
         placed, serving = self._placed, self.swapper.predictor.model.version
