@@ -1,15 +1,18 @@
 """A server that follows its alias: forward within a poll, back by itself from what is worse, no answer lost."""
 
 import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from types import SimpleNamespace
 
 import httpx2
 import numpy as np
 import pytest
 from conftest import make_bundle
+from fake_gcs import FakeGCS
 from held_model import Confused, Insane, Slow, wait_until
 
 from helpers.client import Client, encode_png
@@ -24,7 +27,7 @@ from helpers.inference.source import ModelSource
 from helpers.inference.swap import Swapper
 from helpers.registry import Registry
 from helpers.serving.service import create_app
-from helpers.serving.watcher import PATIENCE_S, Watcher, follow
+from helpers.serving.watcher import Watcher, follow
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
 MODEL_DIR = "models/tiny"
@@ -59,21 +62,38 @@ def make_server(url, cache):
     return server
 
 
+@pytest.fixture(scope="module")
+def published(bundles, tmp_path_factory):
+    """A file:// and a gs:// store with all bundles published and the first in production: their contents, the versions.
+
+    Each test gets a copy: to publish takes longer than most of what is tested.
+    """
+    folder, versions = tmp_path_factory.mktemp("published"), []
+    with FakeGCS() as gcs, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+        for url in (str(folder), "gs://bucket/suite"):
+            with closing(open_store(url)) as store:
+                registry = Registry(store, "tiny")
+                versions = [registry.publish(bundle.path) for bundle in (*bundles.good, bundles.nan, bundles.wrong)]
+                registry.promote(versions[0], reason="first")
+    return SimpleNamespace(folder=folder, objects=gcs.buckets["bucket"], versions=versions)
+
+
 @pytest.fixture(params=["file", "gs"])
-def shop(request, tmp_path, bundles):
+def shop(request, tmp_path, published):
     """A registry with all bundles published and the first in production, and ``server()``."""
-    if request.param == "gs":
-        request.getfixturevalue("gcs")
     url = {"file": str(tmp_path / "store"), "gs": "gs://bucket/suite"}[request.param]
-    store = open_store(url, patience_s=2.0)
-    registry, servers = Registry(store, "tiny"), []
-    versions = [registry.publish(bundle.path) for bundle in (*bundles.good, bundles.nan, bundles.wrong)]
-    registry.promote(versions[0], reason="first")
+    if request.param == "gs":
+        request.getfixturevalue("gcs").buckets["bucket"] |= published.objects
+    else:
+        shutil.copytree(published.folder, url)
+    store, versions, servers = open_store(url, patience_s=2.0), published.versions, []
 
     def server():
         servers.append(make_server(url, tmp_path / "cache"))
         return servers[-1]
 
+    registry = Registry(store, "tiny")
     yield SimpleNamespace(registry=registry, server=server, versions=versions, nan=versions[3], wrong=versions[4])
     for each in servers:
         each.predictor.close()
@@ -153,16 +173,20 @@ def test_a_refused_version_that_stays_in_the_alias_is_tried_once_for_each_move(s
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"),
-    [(Slow, r"an image takes \S+ ms, \S+ ms before"), (Confused, r"the mean confidence is 0\.010, \S+ before")],
+    ("kind", "images", "reason"),
+    [
+        (Slow, 12, r"an image takes \S+ ms, \S+ ms before"),
+        (Confused, 40, r"the mean confidence is 0\.010, \S+ before"),
+    ],
+    ids=["slow", "confused"],
 )
-def test_a_version_that_does_worse_is_gone_from_server_and_alias(shop, kind, reason):
+def test_a_version_that_does_worse_is_gone_from_server_and_alias(shop, kind, images, reason):
     server, (first, second, *_) = shop.server(), shop.versions
     ask(server)
     server.wrap[second] = kind
     shop.registry.promote(second, reason="looks good")
     server.watcher.look()
-    assert ask(server, 40) == {second}
+    assert ask(server, images) == {second}
     server.watcher.look()
     assert ask(server, 1) == {first}
     alias = shop.registry.alias()
@@ -326,7 +350,7 @@ def test_over_http_a_new_version_answers_within_three_seconds_and_no_request_fai
 @pytest.mark.parametrize("shop", ["gs"], indirect=True)
 @pytest.mark.parametrize("kind", ["refused", "unavailable", "stall"])
 def test_after_ten_minutes_without_the_bucket_one_poll_catches_up_and_no_prediction_failed(
-    shop, gcs, kind, count, caplog, record_property
+    shop, gcs, kind, count, caplog
 ):
     first, second, *_ = shop.versions
     shop.registry.promote(second, reason="better")
@@ -358,8 +382,8 @@ def test_after_ten_minutes_without_the_bucket_one_poll_catches_up_and_no_predict
         finally:
             stop.set()
         asking.result(20)
-    record_property("seconds", seconds)
-    assert seconds < 1.1 + PATIENCE_S + 1  # until the next look, for one that was under way, and to fetch and load
+    print(f"caught up after {seconds:.2f} s")
+    assert seconds < 1.1 + 1  # until the next look, which one under way does not put off, and to fetch and load
     assert set(seen) == {(200, first), (200, second)}
     assert caplog.text.count("cannot follow the alias") == caplog.text.count("the alias can be followed again") == 1
 
@@ -375,7 +399,7 @@ def test_looks_go_on_as_before_while_the_bucket_is_away(shop, monkeypatch, caplo
     monkeypatch.setattr(watcher.store, "read", read)
     with watcher:
         wait_until(lambda: len(looks) == 9)
-    assert looks[-1] - looks[0] < 8 * 2 * watcher.poll_s
+    assert looks[-1] - looks[0] < 3  # 0.4 and what else the machine does; 12 if each waited twice as long
     assert caplog.text.count("cannot follow the alias: no route; the model goes on serving") == 1
 
 
@@ -391,11 +415,10 @@ def test_what_cannot_be_fetched_is_tried_ever_more_rarely(shop, caplog):
     shop.registry.promote(shop.versions[1], reason="better")
     with server.watcher:
         wait_until(lambda: len(tries) == 6)
-    gaps = np.diff(tries)
-    assert (gaps[2:] > 1.5 * gaps[1:-1]).all()
+    assert (np.diff(tries) > 0.85 * server.watcher.poll_s * 2 ** np.arange(5)).all()
     assert caplog.text.count("cannot follow the alias: no room; the model goes on serving") == 1
 
 
-def test_a_poll_takes_some_time(shop):
+def test_a_poll_takes_some_time():
     with pytest.raises(ValueError, match="poll_s must be above 0, got 0"):
-        Watcher(shop.server().swapper, shop.registry.store, poll_s=0)
+        Watcher(None, None, poll_s=0)
