@@ -6,6 +6,8 @@ import sys
 
 import nbformat
 import pytest
+from click.testing import CliRunner
+from papermill.cli import papermill
 
 from helpers.pipeline.profile import ALL, OWN, TIMEOUTS, TYPES, declared_parameters, read_profile, settings
 from helpers.workspace import ROOT
@@ -38,8 +40,7 @@ def test_every_parameter_is_a_typed_literal_with_help(stage, declared):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_papermill_shows_every_line_of_the_cell_typed_and_explained(stage, declared):
-    command = [sys.executable, "-m", "papermill", "--help-notebook", str(NOTEBOOKS[stage])]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    shown = CliRunner().invoke(papermill, ["--help-notebook", str(NOTEBOOKS[stage])]).stdout
     written = re.findall(r"^(\w+): (\w+) =", parameters_cell(stage), re.M)
     assert [(item.name, item.type) for item in declared[stage].values()] == written
     for item in declared[stage].values():

@@ -3,13 +3,13 @@
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 import yaml
 from conftest import make_bundle
 from PIL import Image
 
+import run_pipeline
 from helpers.delivery.model_dir import resolve
 from helpers.delivery.storage import open_store
 from helpers.hosting import Server
@@ -59,13 +59,11 @@ def test_a_curl_line_works_when_pasted(line, app, tmp_path):
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "run_pipeline.py" in line and "RUN_ID" not in line])
-def test_a_pipeline_line_is_accepted(line):
+def test_a_pipeline_line_is_accepted(line, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     arguments = line.split("run_pipeline.py")[1].split()
     check = [] if {"--list", "--dry-run"} & set(arguments) else ["--dry-run"]
-    result = subprocess.run(
-        [sys.executable, "run_pipeline.py", *arguments, *check], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    assert run_pipeline.main([*arguments, *check]) == 0, capsys.readouterr().err
 
 
 def test_every_make_target_exists():
