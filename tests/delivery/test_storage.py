@@ -114,16 +114,21 @@ def test_an_empty_store_lists_nothing(store):
     assert store.list() == []
 
 
+def test_what_is_deleted_is_gone(store):
+    generation = store.write("a", b"1", if_generation=0)
+    store.delete("a", if_generation=generation)
+    with pytest.raises(ObjectNotFound):
+        store.delete("a", if_generation=generation)
+    with pytest.raises(ObjectNotFound):
+        store.read("a")
+
+
 def test_deletion_needs_the_generation(store):
     first = store.write("a", b"1", if_generation=0)
     second = store.write("a", b"2", if_generation=first)
-    with pytest.raises(PreconditionFailed):
+    with pytest.raises(PreconditionFailed, match=f"a is no longer at generation {first}: another writer came first"):
         store.delete("a", if_generation=first)
-    store.delete("a", if_generation=second)
-    with pytest.raises(ObjectNotFound):
-        store.delete("a", if_generation=second)
-    with pytest.raises(ObjectNotFound):
-        store.read("a")
+    assert (store.read("a").data, store.read("a").generation) == (b"2", second)
 
 
 def test_a_generation_never_returns_after_deletion(store):
