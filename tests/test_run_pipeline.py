@@ -101,7 +101,7 @@ def test_resume_skips_what_holds_and_runs_what_changed_and_all_after_it(good, tm
 
 def test_a_failing_cell_is_named_and_later_stages_do_not_start(tmp_path):
     repository = make_repository(tmp_path, train="raise ValueError('loss is nan\\nat step 3')")
-    result = pipeline(repository)
+    result = pipeline(repository, "--only", "explore,train,deploy")
     directory, record = only_run(repository)
 
     assert result.returncode == 1
@@ -109,7 +109,7 @@ def test_a_failing_cell_is_named_and_later_stages_do_not_start(tmp_path):
     assert f"train: {said}\n" in result.stderr
     assert f'failed; go on with: make run ARGS="--resume {directory.name}"\n' in result.stderr
     assert "Traceback" not in result.stderr
-    assert (record["state"], states(record)) == ("failed", ["done", "failed", "pending", "pending"])
+    assert (record["state"], states(record)) == ("failed", ["done", "failed", "pending"])
     assert record["stages"]["deploy"]["started"] is None
     assert said in (directory / "index.html").read_text()
     assert "loss is nan" in (directory / "02_train_and_upload.html").read_text()
@@ -121,6 +121,7 @@ def test_a_failing_cell_is_named_and_later_stages_do_not_start(tmp_path):
     assert only_run(repository)[1]["state"] == "done"
 
 
+DEAF = HANG.replace("time.sleep(300)", "while True:\n    try: time.sleep(300)\n    except BaseException: pass")
 LIES = {
     "exit": ("import sys\nsys.exit(0)", "called sys.exit(), so the notebook stopped there and left no receipt"),
     "end": ("import os\nos._exit(0)", "the kernel died (exit status 0)"),
@@ -133,9 +134,10 @@ LIES = {
 
 @pytest.fixture(scope="module")
 def lying_runs(tmp_path_factory):
-    """A run for each of `LIES`, at the same time."""
+    """A run for each of `LIES`, and one that is stopped, at the same time."""
     folder = tmp_path_factory.mktemp("lies")
     repositories = {name: make_repository(folder / name, train=cell) for name, (cell, _) in LIES.items()}
+    repositories["too long"] = make_repository(folder / "too long", "timeouts: {train: 15}", train=DEAF)
     processes = {name: start(repository, "--only", "train") for name, repository in repositories.items()}
     return {name: (repositories[name], result_of(process)) for name, process in processes.items()}
 
@@ -155,25 +157,32 @@ def test_a_kernel_that_is_killed_leaves_no_child_behind(lying_runs):
     assert not any(alive(pid) for pid in pids_of(lying_runs["kill"][0]))
 
 
-def test_a_stage_that_takes_too_long_is_stopped_with_its_kernel_even_if_it_ignores_interrupts(tmp_path):
-    cell = HANG.replace("time.sleep(300)", "while True:\n    try: time.sleep(300)\n    except BaseException: pass")
-    repository = make_repository(tmp_path, "timeouts: {explore: 8}", explore=cell)
-    result = pipeline(repository, "--only", "explore")
+def test_a_stage_that_takes_too_long_is_stopped_with_its_kernel_even_if_it_ignores_interrupts(lying_runs):
+    repository, result = lying_runs["too long"]
     assert result.returncode == 1
-    assert "cell 4: took longer than its 8 seconds (timeouts in the profile) and was stopped" in result.stderr
+    assert "cell 4: took longer than its 15 seconds (timeouts in the profile) and was stopped" in result.stderr
     assert not any(alive(pid) for pid in pids_of(repository))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_kernel_and_its_children_and_says_so(tmp_path, number):
-    repository = make_repository(tmp_path, explore=HANG)
-    process = start(repository)
+@pytest.fixture(scope="module")
+def interrupted_runs(tmp_path_factory):
+    """By signal, at the same time, a run that was interrupted in its first stage: repository, result, its processes."""
+    folder, signals = tmp_path_factory.mktemp("interrupted"), (signal.SIGINT, signal.SIGTERM)
+    repositories = {number: make_repository(folder / number.name, explore=HANG) for number in signals}
+    processes, pids, results = {number: start(repositories[number]) for number in signals}, {}, {}
     try:
-        pids = pids_of(repository)
-        assert all(alive(pid) for pid in pids)
-        process.send_signal(number)
+        for number in signals:
+            pids[number] = pids_of(repositories[number])
+            assert all(alive(pid) for pid in pids[number])
+            processes[number].send_signal(number)
     finally:
-        result = result_of(process)
+        results = {number: result_of(processes[number]) for number in signals}
+    return {number: (repositories[number], results[number], pids[number]) for number in signals}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_kernel_and_its_children_and_says_so(interrupted_runs, number):
+    repository, result, pids = interrupted_runs[number]
     directory, record = only_run(repository)
     assert result.returncode == 130
     assert not any(alive(pid) for pid in pids)
@@ -201,7 +210,7 @@ def test_an_interrupt_while_the_kernel_starts_leaves_none(tmp_path):
 
 def test_a_killed_run_shows_that_it_was_killed_and_can_be_resumed(tmp_path):
     repository = make_repository(tmp_path, train=HANG)
-    process = start(repository)
+    process = start(repository, "--only", "explore,train")
     try:
         pids = pids_of(repository)
         directory, record = only_run(repository)
@@ -212,7 +221,7 @@ def test_a_killed_run_shows_that_it_was_killed_and_can_be_resumed(tmp_path):
         result = result_of(process)
     assert result.returncode == -signal.SIGKILL
     assert (record["state"], record["pid"]) == ("running", process.pid)
-    assert states(record) == ["done", "running", "pending", "pending"]
+    assert states(record) == ["done", "running"]
 
     write_notebooks(repository)
     again = pipeline(repository, "--resume", directory.name)

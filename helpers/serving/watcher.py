@@ -64,8 +64,8 @@ class Watcher:
     Args:
         store: to read and move the alias in; best one with little patience, for a poll must end.
         poll_s: seconds from one look at the alias to the next, give or take a tenth, so that servers do not all look at
-            once. From the second time on that what it points to cannot be fetched, which costs more than a look, twice as
-            many after each, up to 8.
+            once. What it points to costs more than a look: from its second fetch in a row that fails on, twice as many
+            after each, up to 8.
         trial_s: seconds for which a new version is compared with the one before it.
         rule: what is worse.
 

@@ -6,7 +6,8 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import cache
 
 import httpx2
 import numpy as np
@@ -451,6 +452,19 @@ def test_swaps_under_load_fail_nothing_and_mix_nothing(shop):
     assert len(versions) > 20
 
 
+@pytest.fixture(scope="module")
+def owned(shop):
+    """``owned(token, required)``: a server with that token, the same for all who ask."""
+    with ExitStack() as stack:
+
+        @cache
+        def owned(token, required):
+            options = {"admin_token": token, "require_token": required}
+            return stack.enter_context(serve(shop, load=lambda _: shop.models[0], **options))
+
+        yield owned
+
+
 @pytest.mark.parametrize(
     ("token", "required", "headers", "status"),
     [
@@ -473,20 +487,18 @@ def test_swaps_under_load_fail_nothing_and_mix_nothing(shop):
         (TOKEN, True, {"authorization": f"bearer {TOKEN}", "host": "suite.example"}, 200),
     ],
 )
-def test_only_the_owner_changes_the_model(shop, token, required, headers, status):
-    with serve(shop, load=lambda _: shop.models[0], admin_token=token, require_token=required) as service:
-        for route in ("/reload_model", f"/change_model?string_input={ALIAS}"):
-            for method in ("GET", "POST"):
-                response = service.client.request(method, route, headers=headers)
-                assert response.status_code == status
-                assert ("www-authenticate" in response.headers) == (status == 401)
-        assert service.client.get("/change_model", headers=headers).status_code == (422 if status == 200 else status)
-        assert send(service.client).status_code == 200
-        if required and not token:
-            detail = (
-                "changing the model is off; set SUITE_ADMIN_TOKEN or SUITE_ADMIN_TOKEN_FILE and start the server again"
-            )
-            assert service.client.get("/reload_model").json() == {"detail": detail}
+def test_only_the_owner_changes_the_model(owned, token, required, headers, status):
+    service = owned(token, required)
+    for route in ("/reload_model", f"/change_model?string_input={ALIAS}"):
+        for method in ("GET", "POST"):
+            response = service.client.request(method, route, headers=headers)
+            assert response.status_code == status
+            assert ("www-authenticate" in response.headers) == (status == 401)
+    assert service.client.get("/change_model", headers=headers).status_code == (422 if status == 200 else status)
+    assert send(service.client).status_code == 200
+    if required and not token:
+        detail = "changing the model is off; set SUITE_ADMIN_TOKEN or SUITE_ADMIN_TOKEN_FILE and start the server again"
+        assert service.client.get("/reload_model").json() == {"detail": detail}
 
 
 # the rest
