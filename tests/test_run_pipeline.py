@@ -137,7 +137,7 @@ def lying_runs(tmp_path_factory):
     """A run for each of `LIES`, and one that is stopped, at the same time."""
     folder = tmp_path_factory.mktemp("lies")
     repositories = {name: make_repository(folder / name, train=cell) for name, (cell, _) in LIES.items()}
-    repositories["too long"] = make_repository(folder / "too long", "timeouts: {train: 15}", train=DEAF)
+    repositories["too long"] = make_repository(folder / "too long", "timeouts: {train: 12}", train=DEAF)
     processes = {name: start(repository, "--only", "train") for name, repository in repositories.items()}
     return {name: (repositories[name], result_of(process)) for name, process in processes.items()}
 
@@ -160,7 +160,7 @@ def test_a_kernel_that_is_killed_leaves_no_child_behind(lying_runs):
 def test_a_stage_that_takes_too_long_is_stopped_with_its_kernel_even_if_it_ignores_interrupts(lying_runs):
     repository, result = lying_runs["too long"]
     assert result.returncode == 1
-    assert "cell 4: took longer than its 15 seconds (timeouts in the profile) and was stopped" in result.stderr
+    assert "cell 4: took longer than its 12 seconds (timeouts in the profile) and was stopped" in result.stderr
     assert not any(alive(pid) for pid in pids_of(repository))
 
 
