@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helpers.delivery.bundle import BundleError, UnsignedBundle
 from helpers.delivery.lease import RENEWAL_S, Lease
@@ -44,11 +44,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Return:
-    """A way back that was taken here and is to be taken by the alias."""
+    """A way back that was taken here and is to be taken by the alias; `told`, once the log says that it cannot yet."""
 
     bad: str
     good: str
     reason: str
+    told: bool = False
 
 
 def follow(swapper: Swapper, bucket: str, poll_s: float | None) -> AbstractContextManager:
@@ -217,7 +218,9 @@ class Watcher:
         except UnknownModel as error:
             log.warning("the alias stays at version %s: %s", going.bad, error)
         except StorageError as error:
-            log.warning("the alias cannot be moved back yet: %s", error)
+            if not going.told:
+                log.warning("the alias cannot be moved back yet: %s; each look tries again", error)
+            self._return = replace(going, told=True)
             return found
         self._return = None
         return found
