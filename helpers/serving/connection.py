@@ -4,7 +4,7 @@ import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from helpers.serving.shedding import STATE, WHOLE
+from helpers.serving.shedding import STATE
 
 HEADERS_S = 10.0
 MAX_HEADER_BYTES = 64 * 2**10
@@ -16,9 +16,11 @@ class Connection(HttpToolsProtocol):
 
     uvicorn would wait for ever, and gather for ever. What is no HTTP is answered 400. Past `MAX_CONNECTIONS` a
     connection is told 503 and when to come back, whatever it asks; past twice as many it is closed. A request that
-    `serving.shedding.Shedder` takes is answered by that.
+    `serving.shedding.Shedder` takes is refused here; where it is not whole by then the connection is closed, for nobody
+    would wait for the rest.
     """
 
+    _shedder = None  # while a request is refused
     _headers_deadline = None
     _header_bytes = 0
 
@@ -28,16 +30,16 @@ class Connection(HttpToolsProtocol):
             transport.abort()
             return
         if len(self.connections) > MAX_CONNECTIONS:
-            self.app = _shed
+            self.app = _too_many
         self._expect_headers()
 
     def data_received(self, data):
-        if self._headers_deadline is None:
-            super().data_received(data)
-            return
-        self._header_bytes += len(data)
+        if self._headers_deadline is not None:
+            self._header_bytes += len(data)
         super().data_received(data)
-        if self._headers_deadline is not None and self._header_bytes > MAX_HEADER_BYTES:
+        if self._shedder:
+            self._shed(closes=True)
+        elif self._headers_deadline is not None and self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(431, f"the request's headers have more than {MAX_HEADER_BYTES} bytes; send fewer")
 
     def on_message_begin(self):
@@ -47,15 +49,21 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self):
         self._forget_deadline()
-        shedder, app = self.app_state.get(STATE), self.app
-        if shedder and shedder.takes(self.parser.get_method(), self.url):
-            self.app = shedder
-        super().on_headers_complete()
-        self.app = app
+        shedder, idle = self.app_state.get(STATE), self.cycle is None or self.cycle.response_complete
+        if shedder and idle and shedder.takes(self.parser.get_method(), self.url):
+            self._shedder = shedder
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body):
+        if not self._shedder:
+            super().on_body(body)
 
     def on_message_complete(self):
-        self.scope["state"][WHOLE] = True
-        super().on_message_complete()
+        if self._shedder:
+            self._shed(closes=self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive())
+        else:
+            super().on_message_complete()
 
     def connection_lost(self, exc):
         self._forget_deadline()
@@ -63,6 +71,13 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg):
         self._refuse(400, "the request is not valid HTTP; check how it was written")
+
+    def _shed(self, closes):
+        shedder, self._shedder = self._shedder, None
+        self.transport.write(shedder.refuse(self.url, closes=closes))
+        if closes:
+            self.transport.close()
+        self.on_response_complete()
 
     def _expect_headers(self):
         self._header_bytes = 0
@@ -84,7 +99,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-async def _shed(scope, receive, send):
+async def _too_many(scope, receive, send):
     body = json.dumps({"detail": f"{MAX_CONNECTIONS} connections are open already; try again in a second"}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(b"retry-after", b"1"), (b"connection", b"close")]

@@ -34,8 +34,8 @@ def ask(service, request):
 
 
 def answer(connection):
-    """Status, headers and body of the next answer on `connection`."""
-    file = connection.makefile("rb")
+    """Status, headers and body of the next answer on `connection`, or in the file that reads it."""
+    file = connection.makefile("rb") if isinstance(connection, socket.socket) else connection
     status = int(file.readline().split()[1])
     headers = dict(line.decode().rstrip().lower().split(": ", 1) for line in iter(file.readline, b"\r\n"))
     return status, headers, json.loads(file.read(int(headers["content-length"])))
@@ -78,6 +78,39 @@ def test_a_refused_request_that_is_not_whole_ends_its_connection(full):
     with ask(full, request[:-10]) as connection:
         status, headers, _ = answer(connection)
         assert (status, headers["connection"]) == (503, "close")
+        assert connection.recv(1) == b"", "the server closed it"
+
+
+def test_so_does_one_on_a_connection_that_was_kept(full):
+    request = post_file("/predict_single", PNG)
+    with ask(full, request) as connection:
+        assert answer(connection)[0] == 503
+        connection.sendall(request[:-10])
+        assert answer(connection)[1]["connection"] == "close"
+        assert connection.recv(1) == b"", "the server closed it"
+
+
+def test_requests_that_come_together_are_answered_in_their_order(full):
+    with ask(full, 2 * post_file("/predict_single", PNG) + get("/health/live")) as connection:
+        file = connection.makefile("rb")
+        assert [answer(file)[0] for _ in range(3)] == [503, 503, 200]
+
+
+def test_none_overtakes_the_answer_before_it_on_its_connection(full):
+    running = full.waiting[0]
+    running.sendall(post_file("/predict_single", PNG))
+    full.predictor.model.gate.set()
+    file = running.makefile("rb")
+    (first, _, name), (second, _, body) = answer(file), answer(file)
+    assert first == 200
+    assert isinstance(name, str)
+    assert second == 200 or "waiting" in body["detail"]
+
+
+@pytest.mark.parametrize("asks", [b"HTTP/1.0", b"HTTP/1.1\r\nConnection: close"])
+def test_a_connection_ends_where_its_client_asks_for_it(full, asks):
+    with ask(full, post_file("/predict_single", PNG).replace(b"HTTP/1.1", asks, 1)) as connection:
+        assert answer(connection)[1]["connection"] == "close"
         assert connection.recv(1) == b"", "the server closed it"
 
 
