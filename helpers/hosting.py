@@ -1,6 +1,7 @@
 """A web server beside whatever else the process does: in a notebook's kernel, in a test, or as a command of its own."""
 
 import asyncio
+import gc
 import ipaddress
 import signal
 import socket
@@ -179,12 +180,22 @@ def _serve(arguments, stop):
             )
             with Server(app, arguments.host, arguments.port) as server, following, beside:
                 print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
+                _settle()
                 while server.running and not stop.wait(1):
                     pass
         if not stop.is_set():
             raise HostingError(f"the server at {server.url} ended by itself; the log says why")
     finally:
+        gc.unfreeze()
         predictor.close(timeout=DRAIN_S)
+
+
+def _settle():
+    """Does once what would hold answers up later: SciPy's import, and the collector's walks over all that stays."""
+    import helpers.monitoring.drift  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 def _open_log(arguments):

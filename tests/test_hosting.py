@@ -270,6 +270,26 @@ def test_a_log_that_is_none_ends_the_command_with_one_sentence_and_stays(bucket,
     assert (tmp_path / "notes.txt").read_text().startswith("not a log, but")
 
 
+def test_the_collector_never_walks_what_the_command_has_loaded(bucket, tmp_path):
+    code = """if True:
+        import gc, os, signal, threading, time
+        from helpers.hosting import main
+
+        def look():
+            while not gc.get_freeze_count():
+                time.sleep(0.01)
+            print(gc.get_freeze_count() > 50 * len(gc.get_objects()), flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=look).start()
+        main()
+        print(gc.get_freeze_count())
+        """
+    with command("--bucket", bucket, code=code, XDG_CACHE_HOME=str(tmp_path)) as process:
+        first_line(process)
+        assert process.communicate(timeout=20) == ("True\n0\n", "")
+
+
 def test_with_watch_the_command_follows_the_alias(tmp_path, bundle):
     registry = Registry(open_store(str(tmp_path / "store")), "cifar100-vgg16")
     registry.promote(registry.publish(bundle.path), reason="first")
