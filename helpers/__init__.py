@@ -51,6 +51,7 @@ ORDER = (
     "inference.engine",
     "inference.loader",
     "inference.source",
+    "inference.prediction",
     "inference.listener",
     "inference.predictor",
     "inference.trial",

@@ -1,6 +1,7 @@
-"""Whoever wants to know of every batch of answers: told after the answers were given, in the thread that gives them."""
+"""Whoever wants to know of every batch of answers: told after the answers were given, in the thread that gave them."""
 
 import logging
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,10 +31,11 @@ class Listener(Protocol):
 
 
 class Listeners:
-    """Those who listen; what one of them raises is logged, and the others are told."""
+    """Those who listen, told of one batch at a time; what one of them raises is logged, and the others are told."""
 
     def __init__(self) -> None:
-        self._all: tuple[Listener, ...] = ()  # replaced and never changed: the predictor's thread reads it
+        self._all: tuple[Listener, ...] = ()  # replaced and never changed: the predictor's threads read it
+        self._telling = threading.Lock()
 
     def add(self, listener: Listener) -> None:
         self._all = (*self._all, listener)
@@ -42,15 +44,17 @@ class Listeners:
         self._all = tuple(known for known in self._all if known is not listener)
 
     def answered(self, batch: Batch) -> None:
-        for listener in self._all:
-            try:
-                listener.answered(batch)
-            except Exception:
-                log.exception("a listener failed; the answers were given")
+        with self._telling:
+            for listener in self._all:
+                try:
+                    listener.answered(batch)
+                except Exception:
+                    log.exception("a listener failed; the answers were given")
 
     def failed(self, version: str, error: Exception) -> None:
-        for listener in self._all:
-            try:
-                listener.failed(version, error)
-            except Exception:
-                log.exception("a listener failed on a failure of version %s", version)
+        with self._telling:
+            for listener in self._all:
+                try:
+                    listener.failed(version, error)
+                except Exception:
+                    log.exception("a listener failed on a failure of version %s", version)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.inference.engine import ModelRejected, Scores
+from helpers.inference.engine import ModelRejected
 from helpers.inference.listener import Batch, Listeners
 from helpers.inference.loader import IMAGE_SHAPE, LoadedModel
+from helpers.inference.prediction import Prediction
 
 STOPPING = "the server is stopping; send requests elsewhere"
+WORKERS = 2  # one tells the answers while the other has the engine
 RECENT = 256  # images kept for a replay, 3 kB each
 
 log = logging.getLogger(__name__)
@@ -29,33 +31,6 @@ class DeadlineExceeded(RuntimeError):
 
 class PredictorClosed(RuntimeError):
     """A request after `Predictor.close`."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answer, with the version that gave it.
-
-    Attributes:
-        probabilities: float32 (classes,).
-        class_names: of that version, in index order.
-        seconds: in the queue and in the engine.
-        model, image: what gave it, and for what, uint8 (32, 32, 3).
-        scores: of this image alone: each array has one row.
-    """
-
-    class_index: int
-    class_name: str
-    probabilities: np.ndarray
-    class_names: tuple[str, ...]
-    version: str
-    seconds: float
-    model: LoadedModel
-    image: np.ndarray
-    scores: Scores
-
-    @property
-    def confidence(self) -> float:
-        return float(self.probabilities[self.class_index])
 
 
 @dataclass(frozen=True)
@@ -96,8 +71,10 @@ class Predictor:
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
         self._closed = False
-        self._worker = threading.Thread(target=self._work, name="predictor", daemon=True)
-        self._worker.start()
+        self._engine = threading.Lock()
+        self._workers = [threading.Thread(target=self._work, name="predictor", daemon=True) for _ in range(WORKERS)]
+        for worker in self._workers:
+            worker.start()
 
     @property
     def model(self) -> LoadedModel:
@@ -173,7 +150,8 @@ class Predictor:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._worker.join(timeout)
+        for worker in self._workers:
+            worker.join(timeout)
 
     def _queue(self, images, future, single):
         job = _Job(images, Future() if future is None else future, time.monotonic(), single)
@@ -185,9 +163,15 @@ class Predictor:
         return job.future
 
     def _work(self):
-        while jobs := self._take():
-            if live := [job for job in jobs if self._is_live(job)]:
-                self._answer(live)
+        while True:
+            with self._engine:
+                jobs = self._take()
+                live = [job for job in jobs if self._is_live(job)]
+                batch = self._run(live) if live else None
+            if batch:
+                self._answer(live, *batch)
+            elif not jobs:
+                return
 
     def _take(self):
         with self._changed:
@@ -224,7 +208,7 @@ class Predictor:
             self.listeners.failed(before.version, error)
             return model, model.predict(images)
 
-    def _answer(self, jobs):
+    def _run(self, jobs):
         images, started = np.concatenate([job.images for job in jobs]), time.monotonic()
         try:
             model, scores = self._predict(images)
@@ -233,7 +217,10 @@ class Predictor:
             for job in jobs:
                 job.future.set_exception(error)
             self.listeners.failed(self._model.version, error)
-            return
+            return None
+        return model, images, scores, time.monotonic() - started
+
+    def _answer(self, jobs, model, images, scores, seconds):
         self._recent.extend(images)
         names, now, version = model.labels.fine, time.monotonic(), model.version
         indices, at = scores.probabilities.argmax(axis=1).tolist(), 0
@@ -245,4 +232,4 @@ class Predictor:
             ]
             at += len(answers)
             job.future.set_result(answers[0] if job.single else answers)
-        self.listeners.answered(Batch(images, scores.probabilities, version, now - started))
+        self.listeners.answered(Batch(images, scores.probabilities, version, seconds))

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from helpers.inference.predictor import Prediction
+from helpers.inference.prediction import Prediction
 from helpers.monitoring.running_statistics import RunningStatistics
 
 TOP = 5  # classes with their probabilities

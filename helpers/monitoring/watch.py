@@ -11,7 +11,7 @@ import numpy as np
 from helpers.data.image_statistics import describe_images
 from helpers.delivery import events
 from helpers.inference.loader import LoadedModel, Scores
-from helpers.inference.predictor import Prediction
+from helpers.inference.prediction import Prediction
 from helpers.monitoring.outage import Outage
 
 if TYPE_CHECKING:

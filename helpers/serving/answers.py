@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from helpers.delivery.bundle import DataSource
 from helpers.inference.loader import LoadedModel
-from helpers.inference.predictor import Prediction
+from helpers.inference.prediction import Prediction
 from helpers.inference.swap import Swap
 from helpers.serving.upload import FIELD
 

@@ -11,7 +11,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from helpers.data.images import decode_image, decode_npy
-from helpers.inference.predictor import STOPPING, DeadlineExceeded, Prediction, Predictor, PredictorClosed
+from helpers.inference.prediction import Prediction
+from helpers.inference.predictor import STOPPING, DeadlineExceeded, Predictor, PredictorClosed
 from helpers.monitoring.recorder import Recorder
 from helpers.serving.rate_limit import RateLimit
 from helpers.serving.upload import read_files

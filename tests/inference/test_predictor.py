@@ -1,6 +1,6 @@
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -77,6 +77,25 @@ def test_a_batch_is_what_waits_when_the_engine_is_ready(start, held, images):
     held.gate.set()
     assert len([future.result(10) for future in futures]) == 71
     assert held.sizes == [1, 32, 32, 6]
+
+
+def test_the_next_batch_has_the_engine_while_the_answers_of_the_last_are_told(start, models, images):
+    second, came = Future(), []
+
+    class Listener:
+        def answered(self, batch):
+            if not came:
+                came.append(bool(wait([second], timeout=5).done))
+
+        def failed(self, version, error):
+            raise error
+
+    predictor = start(models[0])
+    predictor.listeners.add(Listener())
+    predictor.submit(images[0]).result(10)
+    predictor.submit(images[1], second)
+    wait_until(lambda: came)
+    assert came == [True]
 
 
 def test_past_the_queue_requests_are_refused_until_there_is_room(start, held, images):

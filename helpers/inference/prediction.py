@@ -1,0 +1,35 @@
+"""What a model says about one image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from helpers.inference.engine import Scores
+from helpers.inference.loader import LoadedModel
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer, with the version that gave it.
+
+    Attributes:
+        probabilities: float32 (classes,).
+        class_names: of that version, in index order.
+        seconds: in the queue and in the engine.
+        model, image: what gave it, and for what, uint8 (32, 32, 3).
+        scores: of this image alone: each array has one row.
+    """
+
+    class_index: int
+    class_name: str
+    probabilities: np.ndarray
+    class_names: tuple[str, ...]
+    version: str
+    seconds: float
+    model: LoadedModel
+    image: np.ndarray
+    scores: Scores
+
+    @property
+    def confidence(self) -> float:
+        return float(self.probabilities[self.class_index])
