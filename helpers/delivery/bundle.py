@@ -32,6 +32,7 @@ from helpers.delivery.manifest import (
     first_problem,
     read_manifest,
 )
+from helpers.delivery.quantisation import Quantisation, read_quantisation
 from helpers.delivery.signature import sign
 from helpers.receipts import file_sha256, write_json
 from helpers.workspace import ROOT
@@ -41,6 +42,7 @@ __all__ = [
     "MANIFEST",
     "MAX_FILE_BYTES",
     "MAX_MANIFEST_BYTES",
+    "OPTIONAL",
     "SIGNATURE",
     "Bundle",
     "BundleError",
@@ -53,16 +55,18 @@ __all__ = [
 ]
 
 FILES = ("model.onnx", "labels.json", "golden.npz", "reference.npz", "evaluation.json", "model_card.md")
+OPTIONAL = ("quantisation.json",)
 MAX_ARRAYS_BYTES = 64 * 2**20  # of an .npz, unpacked
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: its folder, its manifest and its labels."""
+    """A verified bundle: its folder, its manifest, its labels, and how its network becomes 8-bit, if it may."""
 
     path: Path
     manifest: Manifest
     labels: Labels
+    quantisation: Quantisation | None = None
 
     @property
     def version(self) -> str:
@@ -99,6 +103,7 @@ def write_bundle(
     data: DataSource,
     gate: dict | None = None,
     parent: str | None = None,
+    quantisation: Quantisation | None = None,
 ) -> Bundle:
     """Writes a bundle into `directory` (new or empty), the manifest last, and reads it back.
 
@@ -111,6 +116,7 @@ def write_bundle(
         reference: arrays of the drift reference.
         gate: the decision that let this model pass, with its numbers.
         parent: version that training started from.
+        quantisation: how servers make the network 8-bit; None where they must not.
     """
     from helpers.delivery.graph import write_onnx
 
@@ -127,9 +133,13 @@ def write_bundle(
     np.savez_compressed(directory / "reference.npz", **reference)
     write_json(directory / "evaluation.json", evaluation)
     (directory / "model_card.md").write_text(model_card, encoding="utf-8")
+    if quantisation:
+        write_json(directory / OPTIONAL[0], quantisation.model_dump())
 
     files = {
-        file: FileEntry(sha256=file_sha256(directory / file), size=(directory / file).stat().st_size) for file in FILES
+        file: FileEntry(sha256=file_sha256(directory / file), size=(directory / file).stat().st_size)
+        for file in (*FILES, *OPTIONAL)
+        if (directory / file).exists()
     }
     digest = sha256("".join(f"{file}:{entry.sha256}\n" for file, entry in sorted(files.items())).encode()).hexdigest()
     now = datetime.now(UTC)
@@ -165,11 +175,12 @@ def read_bundle(directory: Path, *, signed: bool = True) -> Bundle:
     directory = Path(directory)
     manifest = read_manifest(directory, signed=signed)
     expected, found = set(manifest.files), {path.name for path in directory.iterdir()} - {MANIFEST, SIGNATURE}
-    if expected != set(FILES) or expected != found:
+    wanted = {*FILES, *(expected & set(OPTIONAL))}
+    if not expected == found == wanted:
         raise BundleError(
             f"{directory} must hold {', '.join(FILES)} and {MANIFEST}; "
-            f"missing: {sorted(set(FILES) - (expected & found)) or 'none'}, "
-            f"unknown: {sorted((expected | found) - set(FILES)) or 'none'}"
+            f"missing: {sorted(wanted - (expected & found)) or 'none'}, "
+            f"unknown: {sorted((expected | found) - wanted) or 'none'}"
         )
     for name, entry in manifest.files.items():
         path = directory / name
@@ -181,7 +192,13 @@ def read_bundle(directory: Path, *, signed: bool = True) -> Bundle:
             raise BundleError(
                 f"{path} has sha256 {digest}, its manifest says {entry.sha256}; download or train it again"
             )
-    return Bundle(directory, manifest, _read_labels(directory / "labels.json"))
+    quantised = directory / OPTIONAL[0]
+    return Bundle(
+        directory,
+        manifest,
+        _read_labels(directory / "labels.json"),
+        read_quantisation(quantised) if quantised.name in expected else None,
+    )
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers.delivery.bundle import FILES, MANIFEST, SIGNATURE, Bundle, BundleError, read_bundle
+from helpers.delivery.bundle import FILES, MANIFEST, OPTIONAL, SIGNATURE, Bundle, BundleError, read_bundle
 from helpers.delivery.objects import ObjectNotFound, StorageUnavailable, Store
 
 
@@ -42,7 +42,7 @@ def fetch_bundle(store: Store, prefix: str, folder: Path) -> Bundle:
         BundleError: in the words of `delivery.bundle.read_bundle`, with the place in the store.
     """
     folder.mkdir()
-    for file in (MANIFEST, SIGNATURE, *FILES):
+    for file in (MANIFEST, SIGNATURE, *FILES, *OPTIONAL):
         try:
             (folder / file).write_bytes(store.read(f"{prefix}/{file}").data)
         except ObjectNotFound:

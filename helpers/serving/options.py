@@ -16,7 +16,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--model-dir", default="", help=f"under the bucket; else {MODEL_DIR}, or the bundle in model/ while absent")
     add("--host", default="127.0.0.1", help="address to listen on; any but this machine's wants a token")
     add("--port", type=int, default=8000, help="0 takes a free one")
-    add("--engine", default="auto", choices=["auto", "openvino", "keras"])
+    text = "openvino-float serves an 8-bit version in floats, keras needs a GPU (default: auto)"
+    add("--engine", default="auto", choices=["auto", "openvino", "openvino-float", "keras"], help=text)
     add("--log", type=Path, help="file of a prediction log, gone on with if there is one; else none")
     add("--log-images", action="store_true", help="keep the images in it, for replays; 3 kB each")
     add("--rate-limit", metavar="RATE", help="predictions of one client address, e.g. 60/minute; else all it likes")

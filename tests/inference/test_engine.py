@@ -97,7 +97,7 @@ def test_what_computes_gives_way_to_every_other_thread(served_bundle):
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones(served_bundle):
-    with pytest.raises(ValueError, match="engine must be one of auto, openvino, keras, got 'tpu'"):
+    with pytest.raises(ValueError, match="engine must be one of auto, openvino, openvino-float, keras, got 'tpu'"):
         open_engine(served_bundle, "tpu")
 
 
