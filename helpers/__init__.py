@@ -90,6 +90,7 @@ ORDER = (
     "monitoring.alarm_figures",
     "scorecard",
     "score",
+    "quantise",
     "serving.upload",
     "serving.rate_limit",
     "serving.inference",

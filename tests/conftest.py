@@ -11,6 +11,7 @@ from fake_gcs import FakeGCS
 from helpers.data.corruptions import CORRUPTIONS
 from helpers.data.labels import Labels
 from helpers.delivery.bundle import DataSource, write_bundle
+from helpers.delivery.quantisation import Quantisation
 from helpers.monitoring.drift_reference import Reference, cut_ranks
 from helpers.monitoring.likeness import learn_likeness
 from helpers.monitoring.martingale import break_ties
@@ -22,6 +23,15 @@ LABELS = Labels(
     tuple(f"class_{i:02d}" for i in range(CLASSES)),
     tuple(f"superclass_{i:02d}" for i in range(20)),
     tuple(i // 5 for i in range(CLASSES)),
+)
+QUANTISATION = Quantisation(  # fits the bundles below
+    ranges={f"block{block}_conv{index}": 8.0 for block in (3, 4, 5) for index in (1, 2, 3)},
+    calibration_images=300,
+    validation_images=500,
+    float_top1=0.5,
+    int8_top1=0.498,
+    difference=-0.002,
+    interval=(-0.004, 0.0),
 )
 
 
