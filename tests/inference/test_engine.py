@@ -5,15 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_bundle
+from conftest import QUANTISATION, make_bundle
 from onnx import TensorProto, helper
 
 from helpers.inference.engine import NICE, KerasEngine, ModelRejected, OpenVinoEngine, available_cpus, open_engine
+from helpers.inference.int8 import is_faster_here
 
 
 @pytest.fixture(scope="module")
 def served_bundle(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("engine") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("int8") / "bundle", quantisation=QUANTISATION)
 
 
 def write_graph(path, *, dtype=TensorProto.UINT8, shape=("N", 32, 32, 3), name="images", outputs=3):
@@ -96,14 +102,42 @@ def test_what_computes_gives_way_to_every_other_thread(served_bundle):
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
+@pytest.mark.skipif(not is_faster_here(), reason="8 bits are not for this processor")
+@pytest.mark.parametrize("name", ["auto", "openvino"])
+def test_a_bundle_that_says_how_is_served_in_8_bits(int8_bundle, served_bundle, name):
+    plain, quantised = open_engine(served_bundle, name).precision, open_engine(int8_bundle, name).precision
+    assert quantised == "+".join(sorted({plain, "int8"}))
+
+
+def test_such_a_bundle_is_served_in_floats_where_that_is_asked_for(int8_bundle, served_bundle):
+    engine, plain = open_engine(int8_bundle, "openvino-float"), open_engine(served_bundle)
+    images = int8_bundle.golden()[0]
+    assert engine.precision == plain.precision
+    np.testing.assert_array_equal(engine.run(images).logits, plain.run(images).logits)
+
+
+def test_such_a_bundle_is_served_in_floats_on_a_processor_that_is_not_known_to_gain(int8_bundle, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert "int8" not in open_engine(int8_bundle).precision
+
+
+@pytest.mark.skipif(not is_faster_here(), reason="8 bits are not for this processor")
+def test_ranges_of_another_network_are_refused(tmp_path):
+    other = QUANTISATION.model_copy(update={"ranges": {"conv1": 1.0}})
+    bundle = make_bundle(tmp_path / "bundle", quantisation=other)
+    sentence = "quantisation.json and model.onnx do not fit together: ranges must name .*; 'conv1' is none"
+    with pytest.raises(ModelRejected, match=sentence):
+        open_engine(bundle)
+
+
 def test_an_unknown_engine_is_refused_with_the_known_ones(served_bundle):
     with pytest.raises(ValueError, match="engine must be one of auto, openvino, openvino-float, keras, got 'tpu'"):
         open_engine(served_bundle, "tpu")
 
 
-def test_keras_computes_what_openvino_computes(served_bundle):
+def test_keras_computes_what_openvino_computes_and_ignores_8_bits(served_bundle, int8_bundle):
     images, expected = served_bundle.golden()
-    engine = KerasEngine(served_bundle)
+    engine = KerasEngine(int8_bundle)  # the same weights
     scores, other = engine.run(images[:3]), open_engine(served_bundle).run(images[:3])
     np.testing.assert_allclose(scores.probabilities, expected[:3], atol=1e-3)
     np.testing.assert_allclose(scores.logits, other.logits, atol=0.1)

@@ -5,12 +5,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import make_bundle
+from conftest import QUANTISATION, make_bundle
 
 from helpers.data.labels import Labels
 from helpers.delivery.bundle import BundleError
 from helpers.delivery.graph import read_weights
 from helpers.inference.engine import available_cpus
+from helpers.inference.int8 import is_faster_here
 from helpers.inference.loader import ModelRejected, load_model
 from helpers.receipts import file_sha256
 
@@ -97,6 +98,26 @@ def test_a_model_that_answers_otherwise_than_in_training_is_rejected(tmp_path, m
     bundle = make_bundle(tmp_path / "bundle", **changes(model.bundle))
     with pytest.raises(ModelRejected, match=sentence):
         load_model(bundle.path)
+
+
+@pytest.mark.skipif(not is_faster_here(), reason="8 bits are not for this processor")
+def test_8_bits_answer_the_golden_images_as_training_did(tmp_path):
+    model = load_model(make_bundle(tmp_path / "bundle", quantisation=QUANTISATION).path)
+
+    images, expected = model.bundle.golden()
+    assert "int8" in model.precision
+    np.testing.assert_allclose(model.predict(images).probabilities, expected, atol=0.02)
+
+
+@pytest.mark.skipif(not is_faster_here(), reason="8 bits are not for this processor")
+@pytest.mark.parametrize("times", [0.01, 1000])
+def test_8_bits_with_wrong_ranges_are_rejected(tmp_path, times):
+    wrong = {name: times * high for name, high in QUANTISATION.ranges.items()}
+    bundle = make_bundle(tmp_path / "bundle", quantisation=QUANTISATION.model_copy(update={"ranges": wrong}))
+
+    with pytest.raises(ModelRejected, match=r"recorded probabilities within 0\.05; off by 0\.\d+"):
+        load_model(bundle.path)
+    assert load_model(bundle.path, engine="openvino-float").precision in ("bf16", "f32")
 
 
 def test_golden_images_that_cannot_be_read_are_rejected(bundle_dir):
