@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import make_bundle
+from conftest import QUANTISATION, make_bundle
 
 from helpers.data.corruptions import CORRUPTIONS, corrupt
 from helpers.data.dataset import Split
 from helpers.data.synthetic import draw_images
+from helpers.inference.int8 import is_faster_here
 from helpers.inference.loader import load_model
 from helpers.monitoring.drift import DriftDetector
 from helpers.monitoring.drift_reference import read_reference
@@ -55,6 +56,23 @@ def test_images_of_its_kind_are_stable_and_changed_ones_drift_and_are_named(made
     assert report.verdict == "drift"
     assert {"contrast", "like contrast"} <= set(report.scores)
     assert report.resembles["corruption"] == "contrast"
+
+
+@pytest.mark.skipif(not is_faster_here(), reason="8 bits are not for this processor")
+def test_answers_in_8_bits_are_no_drift_from_a_reference_in_floats_however_long_the_stream(made, tmp_path):
+    model, reference, _ = made
+    other = load_model(make_bundle(tmp_path / "bundle", quantisation=QUANTISATION).path)
+    images = draw_images(np.random.default_rng(0).permutation(np.tile(np.arange(100), 2)), seed=3)
+    scores = other.predict(images)
+    detector = DriftDetector(reference)
+
+    assert "int8" in other.precision
+    assert not np.array_equal(scores.logits, model.predict(images).logits)
+    rows, random = reference.score(images, scores), np.random.default_rng(1)
+    for _ in range(20):
+        order = random.permutation(len(images))
+        detector.update_rows(rows[order], scores.logits.argmax(axis=1)[order])
+    assert detector.report().verdict == "stable"
 
 
 def test_too_few_validation_images_are_refused(made):
