@@ -25,14 +25,14 @@ def optimizer_class(average: float) -> type:
         def build(self, variables):
             if not self.built:
                 super().build(variables)
-                self.averaged = list(variables)
                 self.averages = [self.add_variable_from_reference(variable, "average") for variable in variables]
 
         def apply(self, grads, trainable_variables=None):
             super().apply(grads, trainable_variables)
             step = ops.cast(self.iterations, "float32")  # 1 after the first
             decay = ops.minimum(average, (step - 1) / (step + 9))
-            for weight, mean in zip(self.averaged, self.averages, strict=True):
+            # Not a list of our own: the optimizer would take it for its state, and JAX gives away no buffer twice.
+            for weight, mean in zip(self._trainable_variables, self.averages, strict=True):
                 mean.assign(decay * mean + (1 - decay) * weight)
 
     return AveragingSGD if average else keras.optimizers.SGD
@@ -50,7 +50,7 @@ def use_average(model, images: np.ndarray) -> None:
     keras = load_keras()
 
     for weight, mean in zip(model.trainable_variables, model.optimizer.averages, strict=True):
-        weight.assign(mean)
+        weight.assign(keras.ops.copy(mean))  # JAX gives the buffers of weights away
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in layers]
     for count, batch in enumerate(np.array_split(images, math.ceil(len(images) / 256))):
