@@ -13,7 +13,7 @@ from benchmarks.measuring import rate
 from benchmarks.plain import CLASSES, build_plain, compile_plain
 from helpers.data.dataset import Split
 from helpers.training.backend import load_keras
-from helpers.training.batches import make_batches
+from helpers.training.batches import make_batches, make_feed
 from helpers.training.loop import train
 from helpers.training.model import build_vgg16, set_weights
 from helpers.training.recipe import Recipe, choose_precision
@@ -44,13 +44,14 @@ def our_arms(config, weights, batches: Split, batch_size: int) -> dict:
     network = build_vgg16(**config, dtype=choose_precision())
     set_weights(network, weights)
     train(network, batches, batches.take(slice(250)), recipe, progress=False)  # leaves the network compiled
+    feed = make_feed(network, batches.images, recipe.resolution(0))
     images, labels = (tf.constant(part[:batch_size]) for part in (batches.images, batches.labels))
     steps = len(batches) // batch_size
 
     def epoch(batches):
         bar = tqdm(total=steps, file=io.StringIO())
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
-        network.fit(make_batches(batches, recipe, 0), shuffle=False, verbose=0, callbacks=[callback])
+        feed.fit(make_batches(batches, recipe, 0), shuffle=False, verbose=0, callbacks=[callback])
         bar.close()
 
     @tf.function(jit_compile=False)

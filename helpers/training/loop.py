@@ -12,7 +12,7 @@ import numpy as np
 from helpers.data.dataset import Split
 from helpers.training.averaging import SETTLING_IMAGES, averaged, optimizer_class, use_average
 from helpers.training.backend import has_gpu, load_keras
-from helpers.training.batches import count_steps, make_batches
+from helpers.training.batches import count_steps, make_batches, make_feed
 from helpers.training.checkpoint import checkpoint_path, latest_checkpoint, save_checkpoint
 from helpers.training.recipe import Recipe
 
@@ -76,12 +76,15 @@ def train(
         results = [EpochResult(**result) for result in found]
         first = len(results)
     settling = training.images[np.random.default_rng(recipe.seed).permutation(len(training))[:SETTLING_IMAGES]]
+    feed = None
     for epoch in range(first, recipe.epochs):
         started, side = time.perf_counter(), recipe.resolution(epoch)
-        batches = make_batches(training, recipe, epoch, model.output_shape[-1])
+        if feed is None or feed.side != side:
+            feed = make_feed(model, training.images, side)
+        batches = make_batches(training, recipe, epoch)
         callbacks = [_stop_at_nan(), *[_progress_bar(epoch, recipe, len(training))] * progress]
         # Shuffled already, by seed and epoch; Keras would shuffle the batches again, otherwise after a resume.
-        history = model.fit(batches, shuffle=False, verbose=0, callbacks=callbacks).history
+        history = feed.fit(batches, shuffle=False, verbose=0, callbacks=callbacks).history
         seconds = time.perf_counter() - started
         good = checkpoint_path(checkpoints, epoch) if checkpoints and epoch else None
         if not math.isfinite(history["loss"][0]):
@@ -142,8 +145,9 @@ def compile_model(model, recipe: Recipe, steps: int) -> None:
             targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing
         )
 
-    # XLA's convolutions are several times slower than oneDNN's on a processor.
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile="auto" if has_gpu() else False)
+    # XLA's convolutions are several times slower than oneDNN's on a processor; JAX has no others.
+    compiled = has_gpu() or keras.backend.backend() == "jax"
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile="auto" if compiled else False)
 
 
 def _diverged(what, recipe, checkpoint):

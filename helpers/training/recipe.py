@@ -27,9 +27,9 @@ class Recipe:
         weight_decay: share of each kernel taken off per step and unit of learning rate (Loshchilov & Hutter 2019).
         label_smoothing: 0 to below 1 (Szegedy et al. 2016).
         augment: random flips, and shifts by up to an eighth of the image.
-        policy: "trivial" for one more random operation an image (`data.augmentation.vary_images`), or "none".
+        policy: "trivial" for one more random operation an image (`training.changes.OPERATIONS`), or "none".
         cutout: side in pixels of the square erased from each image at 32 pixels, and less at fewer; 0 to 32, 0 is off.
-        mixup, cutmix: how strongly batches are mixed (`data.augmentation.mix_images`), each for half of the batches;
+        mixup, cutmix: how strongly batches are mixed (`training.changes.draw_changes`), each for half of the batches;
             0 to 100, 0 is off.
         average: decay a step of a moving average of the weights, 0 to below 1; 0 is off. Where it is on, validation
             takes the average and the trained network holds it, with batch statistics estimated for it.

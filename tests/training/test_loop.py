@@ -1,5 +1,6 @@
 """training/loop.py: it learns, it is repeatable, and a killed run goes on as if nothing had happened."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -142,6 +143,47 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights_bit_for_bit(uninterru
     assert_the_same(resumed, uninterrupted)
 
 
+def test_a_checkpoint_holds_no_images_and_each_weight_once(tmp_path):
+    run(tmp_path, recipe=Recipe(batch_size=60, average=0.9))
+
+    with np.load(tmp_path / "epoch-0001.npz") as arrays:
+        shapes = [arrays[name].shape for name in arrays.files]
+    assert not any(shape[1:] == (32, 32, 3) for shape in shapes)
+    assert shapes.count((3, 3, 3, 8)) == 3  # the kernel, its momentum, its average
+
+
+ON_JAX = """
+import sys
+from pathlib import Path
+import numpy as np
+from test_loop import ALL_ON, run
+weights, results, _ = run(Path(sys.argv[1]), int(sys.argv[2]) or None, recipe=ALL_ON)
+np.savez(sys.argv[3], **weights)
+print(results[-1].validation_accuracy)
+"""
+
+
+def test_on_jax_a_stopped_run_learns_and_goes_on_to_the_same_weights_bit_for_bit(tmp_path):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("needs JAX, which the suite does not install: pip install jax")
+
+    def on_jax(folder, stop_after, name):
+        environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)}
+        arguments = [sys.executable, "-c", ON_JAX, str(tmp_path / folder), str(stop_after), str(tmp_path / name)]
+        return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    whole = on_jax("whole", 0, "whole.npz")
+    stopped = on_jax("stopped", 1, "none.npz")
+    resumed = on_jax("stopped", 0, "resumed.npz")
+
+    assert stopped.stderr.endswith("KeyboardInterrupt\n")
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] != []
+    assert float(whole.stdout) == float(resumed.stdout) > 0.4
+    with np.load(tmp_path / "whole.npz") as expected, np.load(tmp_path / "resumed.npz") as found:
+        assert expected.files == found.files
+        assert all(np.array_equal(found[name], expected[name]) for name in expected.files)
+
+
 def test_a_finished_run_is_not_trained_again(uninterrupted, tmp_path):
     run(tmp_path, recipe=Recipe(batch_size=60))
 
@@ -176,13 +218,13 @@ def test_a_loss_that_is_no_number_stops_training_with_what_to_do(tmp_path):
 
 
 def test_a_loss_that_is_no_number_amid_an_epoch_stops_at_that_step_and_names_the_last_checkpoint(tmp_path, monkeypatch):
-    def poison(split, recipe, epoch, classes):
-        batches = make_batches(split, recipe, epoch, classes)
+    def poison(split, recipe, epoch):
+        batches = make_batches(split, recipe, epoch)
 
         class Poisoned(type(batches)):
             def __getitem__(self, index):
-                images, targets = batches[index]
-                return images, targets * np.float32(np.nan if (epoch, index) == (1, 2) else 1)
+                batch = batches[index]
+                return batch | {"share": batch["share"] * np.float32(np.nan if (epoch, index) == (1, 2) else 1)}
 
         return Poisoned()
 
