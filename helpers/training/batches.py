@@ -36,7 +36,8 @@ def make_batches(split: Split, recipe: Recipe, epoch: int):
             random = np.random.default_rng((recipe.seed, epoch, index))
             return {"index": chosen, "label": labels[chosen]} | draw_changes(len(chosen), side, recipe, random)
 
-    return Batches()
+    # With one worker, Keras lets tf.data tune itself, whose thread may then hold up the end of an epoch for a minute.
+    return Batches(workers=2)
 
 
 def count_steps(split: Split, recipe: Recipe) -> int:

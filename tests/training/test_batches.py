@@ -119,6 +119,14 @@ def test_without_augmentation_images_are_as_they_were():
     assert not np.array_equal(targets.argmax(1), split.labels)
 
 
+def test_an_epoch_does_not_wait_at_its_end_for_a_pipeline_that_tunes_itself():
+    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
+    pipeline = PyDatasetAdapter(make_batches(numbered(50), Recipe(batch_size=16), epoch=0)).get_tf_dataset()
+
+    assert pipeline.options().autotune.enabled is False
+
+
 @pytest.mark.parametrize("resolutions", ["32", "24 32"])
 @pytest.mark.parametrize("xla", [False, True])
 def test_the_compiled_step_shows_the_network_the_same_images(resolutions, xla):
