@@ -64,26 +64,30 @@ def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: i
 def probe(network, training: Split, few: Split) -> tuple[dict, float, float]:
     """Images/s of `network` by resolution, the seconds of the check after an epoch, and those of all compilation.
 
-    Speeds are of the steps that a longer epoch has more than a shorter one, so that what an epoch costs once does not
-    count; a plan that took it for the speed of steps would leave a third of its time unused.
+    Speeds are of the steps after the first of an epoch, so that what an epoch costs once does not count; a plan that
+    took it for the speed of steps would leave a third of its time unused.
     """
     batch_size, sides = SHORT["batch_size"], list(dict.fromkeys(SHORT["resolutions"].split()))
     recipe = Recipe(**SHORT | {"epochs": len(sides), "resolutions": " ".join(sides)})
 
     some = training.take(slice(18 * batch_size))
 
-    def seconds(feed, epoch, steps):
-        batches = make_batches(some.take(slice(steps * batch_size)), recipe, epoch)
-        return 1 / rate(1, lambda: feed.fit(batches, shuffle=False, verbose=0))
+    def ends(feed, epoch):
+        started, times = time.perf_counter(), []
+        note = load_keras().callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: times.append(time.perf_counter() - started)
+        )
+        feed.fit(make_batches(some, recipe, epoch), shuffle=False, verbose=0, callbacks=[note])
+        return times
 
     compile_model(network, recipe, steps=100)
     first_check, check_seconds = (1 / rate(1, lambda: predict_logits(network, few.images)) for _ in range(2))
     speeds, compiling = {}, first_check - check_seconds
     for epoch, side in enumerate(map(int, sides)):
         feed = make_feed(network, some.images, side)
-        first, short, long = (seconds(feed, epoch, steps) for steps in (2, 2, 18))
-        speeds[side] = 16 * batch_size / max(long - short, 1e-6)
-        compiling += first - short
+        first, times = ends(feed, epoch), ends(feed, epoch)
+        speeds[side] = (len(times) - 1) * batch_size / (times[-1] - times[0])
+        compiling += first[0] - times[0]
     return speeds, check_seconds, max(0.0, compiling)
 
 
