@@ -83,7 +83,7 @@ format: $(VENV)/test.stamp ## put code and notebooks into style
 bench-training: $(VENV)/run.stamp ## measure training beside stock Keras; benchmarks/results/ (ARGS=--no-accuracy)
 	@$(BIN)/python -m benchmarks.training $(ARGS)
 
-bench-ablation: $(VENV)/run.stamp ## measure what each part of training is worth (ARGS="--seconds 300")
+bench-ablation: $(VENV)/run.stamp ## measure what each part of training is worth (ARGS="--images 180000")
 	@$(BIN)/python -m benchmarks.ablation $(ARGS)
 
 bench-serving: $(VENV)/run.stamp ## measure serving beside the original's way and five peers (ARGS="--connections 1 32")

@@ -131,21 +131,72 @@ def test_a_count_below_its_least_is_refused(capsys):
     assert "--repeats and --steps must be at least 1" in capsys.readouterr().err
 
 
-def test_the_ablation_trains_every_arm_and_says_what_each_change_is_worth(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def ablate(tmp_path, monkeypatch):
+    """Runs the ablation on noise with a tiny network; its JSON file is x.json in `tmp_path`."""
     data = {"title": "noise", "source": "noise", "fingerprint": "0" * 64, "synthetic": True}
     monkeypatch.setattr(ablation, "load_data", lambda: (data, draw(64), draw(16, seed=1)))
     monkeypatch.setattr(budget, "SHORT", SHORT)
     monkeypatch.setattr(model, "BLOCKS", ((64, 1), (64, 1)))
+    tiny = ["--width=0.0625", "--images=40", "--pairs=1", f"--output={tmp_path}/x.json"]
+    return lambda *options: ablation.main([*tiny, *options])
+
+
+def test_the_ablation_trains_every_arm_and_says_what_each_change_is_worth(ablate, tmp_path, capsys):
     chosen = ["as it is", "layers of Keras", "float32", "no momentum"]
-
-    ablation.main(["--width=0.0625", "--seconds=0.2", f"--output={tmp_path}/x.json", "--arms", *chosen])
-
+    ablate("--arms", *chosen)
     result = json.loads((tmp_path / "x.json").read_text())
-    assert list(result["arms"]) == chosen
+    assert list(result["arms"]) == list(result["costs"]) == chosen
+    assert result["arms"]["as it is"]["images_an_epoch"] == 40
     assert all(0 <= row["accuracy"] <= 1 and row["images_an_epoch"] >= 2 for row in result["arms"].values())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(chosen)
-    assert re.search(r"^as it is .* \+0\.00 ", lines[2])
+    assert re.search(r"^as it is .* \+0\.00 .* 40   \+0\.00 to \+0\.00$", lines[2])
+    assert not (tmp_path / "x.part.json").exists()
+
+
+def test_an_ablation_that_was_cut_goes_on_with_the_next_arm(ablate, tmp_path, monkeypatch):
+    trained = []
+
+    def count(network, *rest, **options):
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        trained.append(network)
+        return []
+
+    monkeypatch.setattr(ablation, "train", count)
+    with pytest.raises(KeyboardInterrupt):
+        ablate("--arms", "as it is", "no warmup")
+    kept = json.loads((tmp_path / "x.part.json").read_text())
+    assert (list(kept["costs"]), list(kept["arms"])) == (["as it is"], ["as it is"])
+    with pytest.raises(SystemExit, match="remove it"):
+        ablate("--arms", "as it is", "--images=41")
+    monkeypatch.setattr(ablation, "measure", None)
+    trained.clear()
+    ablate("--arms", "as it is", "no warmup")
+    assert len(trained) == 1
+
+
+def test_costs_alone_are_kept_for_the_run_that_trains(ablate, tmp_path):
+    with pytest.raises(SystemExit, match="without --costs"):
+        ablate("--arms", "as it is", "no warmup", "--costs")
+    kept = json.loads((tmp_path / "x.part.json").read_text())
+    assert (list(kept["costs"]), kept["arms"]) == (["as it is"], {})
+
+
+def test_an_arm_of_the_ablation_gets_as_many_images_as_cost_what_the_unchanged_recipe_costs(monkeypatch):
+    costs = {
+        "as it is": {"16": {"median": 0.5}, "32": {"median": 1.0}},
+        "float32": {"16": {"median": 2.0}, "32": {"median": 4.0}},
+    }
+    planned = {name: ablation.plan(name, costs, 3840, 10_000) for name in ("as it is", "no warmup", "float32")}
+    assert {name: images for name, (_, images) in planned.items()} == {
+        "as it is": 1280,
+        "no warmup": 1280,
+        "float32": 384,
+    }
+    recipe, images = ablation.plan("32 px from the start", costs, 3840, 10_000)
+    assert (recipe.epochs, images) == (1, 2560)
 
 
 @pytest.fixture
