@@ -70,9 +70,10 @@ def decide(
     difference, low, high = paired_difference(candidate_correct, champion_correct)
     before = champion_evaluation.per_superclass
     changes = {name: candidate.per_superclass[name] - before[name] for name in before}
-    verdict = "is not below" if low >= -tolerance else "is below" if difference < -tolerance else "may be below"
+    passed = low > -tolerance
+    verdict = "is not below" if passed else "is below" if difference < -tolerance else "may be below"
     return Decision(
-        low >= -tolerance,
+        passed,
         f"top-1 {candidate.top1:.4f} {verdict} the champion's by more than {tolerance:.4f}: "
         f"difference {difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}",
         floor,

@@ -13,6 +13,7 @@ from helpers.training.evaluation import (
     confusion_matrix,
     confusion_pairs,
     evaluate,
+    exact_calibration_error,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -136,6 +137,19 @@ def test_what_is_calibrated_has_nearly_no_calibration_error_and_what_is_too_sure
     assert expected_calibration_error(too_sure, targets) > 0.1
 
 
+def test_what_exactly_calibrated_confidences_show_is_what_targets_drawn_from_them_show():
+    _, _, probabilities = planted(2000)
+    errors = [expected_calibration_error(*planted(2000, seed=seed)[:0:-1]) for seed in range(1, 41)]
+
+    mean, low, high = exact_calibration_error(probabilities)
+
+    assert mean == pytest.approx(np.mean(errors), rel=0.1)
+    assert low < mean < high
+    assert 34 <= sum(low <= error <= high for error in errors) <= 40
+    assert exact_calibration_error(np.tile(probabilities, (4, 1)))[0] == pytest.approx(mean / 2, rel=0.1)
+    assert exact_calibration_error(np.eye(3)) == (0, 0, 0)
+
+
 def test_certain_and_wrong_is_the_largest_calibration_error():
     assert expected_calibration_error(np.array([[1.0, 0.0]] * 4), np.array([1, 1, 1, 1])) == 1.0
     assert expected_calibration_error(np.array([[1.0, 0.0]] * 4), np.array([0, 0, 0, 0])) == 0.0
@@ -201,6 +215,16 @@ def test_a_bootstrap_interval_is_as_wide_as_the_standard_error_says():
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
     assert bootstrap_interval(values) == (low, high)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["right and wrong", "many values"])
+def test_an_interval_ends_where_other_resamples_of_whole_images_end(mixed):
+    random = np.random.default_rng(8)
+    values = (random.random(300) < 0.7) + mixed * random.random(300)
+    means = values[random.integers(0, 300, (20_000, 300))].mean(axis=1)
+
+    assert bootstrap_interval(values) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.004)
+    assert bootstrap_interval(values, seed=1) == pytest.approx(bootstrap_interval(values), abs=0.004)
 
 
 def test_an_interval_holds_the_truth_about_95_times_in_100():

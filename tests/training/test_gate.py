@@ -72,7 +72,7 @@ def test_a_candidate_passes_unless_it_loses_more_than_the_tolerance(wrong, passe
     assert decision.difference == pytest.approx(difference)
     low, high = decision.interval
     assert low <= decision.difference <= high
-    assert passed is (low >= -0.01)
+    assert passed is (low > -0.01)
     verdict = "is not below" if passed else "is below"
     assert (
         f"{verdict} the champion's by more than 0.0100: difference {difference:+.4f}, 95 % interval" in decision.reason
@@ -93,6 +93,13 @@ def test_the_tolerance_is_the_callers():
 
     assert not compare(candidate, BASE, tolerance=0.01).passed
     assert compare(candidate, BASE, tolerance=0.04).passed
+
+
+def test_without_a_tolerance_a_candidate_must_gain():
+    assert not compare(BASE, BASE, tolerance=0).passed
+    assert compare(measure(299, 300, 300, 300), BASE, tolerance=0).interval[0] == 0
+    assert not compare(measure(299, 300, 300, 300), BASE, tolerance=0).passed
+    assert compare(measure(280, 300, 300, 300), BASE, tolerance=0).passed
 
 
 def test_superclasses_that_lost_are_named_worst_first_even_if_the_whole_did_not_lose():
