@@ -22,10 +22,17 @@ from helpers.data.dataset import SOURCES, Dataset, choose_per_class, load_datase
 from helpers.data.near_duplicates import find_near_duplicates
 from helpers.inference.loader import LoadedModel, load_model
 from helpers.receipts import write_json
-from helpers.training.evaluation import RESAMPLES, Evaluation, bootstrap_interval, evaluate, expected_calibration_error
+from helpers.training.evaluation import (
+    Evaluation,
+    bootstrap_interval,
+    evaluate,
+    exact_calibration_error,
+    expected_calibration_error,
+)
 from helpers.workspace import ROOT
 
 SEVERITIES = (1, 2, 3, 4, 5)
+RESAMPLES = 1000  # of calibration errors, for their standard error
 PACKAGES = ("numpy", "scipy", "pillow", "openvino")
 
 
@@ -38,6 +45,8 @@ class Scorecard:
         data: title, source, fingerprint and whether synthetic.
         evaluation: on all test images.
         intervals: 95 % intervals of figures in `evaluation`, by their names.
+        calibration_error_exact: what the calibration error would be if every confidence, with the temperature, were
+            exactly the chance to be right, with 95 % of what it may be by chance; see `exact_calibration_error`.
         near_duplicates: number of test images that have a near-duplicate in training.
         top1_without_duplicates: top-1 on the other test images, with its 95 % interval.
         corruption_images: number of test images that were corrupted.
@@ -50,6 +59,7 @@ class Scorecard:
     data: dict[str, str | bool]
     evaluation: Evaluation
     intervals: dict[str, tuple[float, float]]
+    calibration_error_exact: tuple[float, float, float]
     near_duplicates: int
     top1_without_duplicates: tuple[float, float, float]
     corruption_images: int
@@ -103,6 +113,7 @@ def score_model(model: LoadedModel, dataset: Dataset, per_class: int = 10, seed:
         data={"title": dataset.title, **dataset.provenance()},
         evaluation=evaluate(logits, test.labels, dataset.labels, temperature),
         intervals=find_intervals(logits, test.labels, np.array(dataset.labels.superclass_of), temperature),
+        calibration_error_exact=exact_calibration_error(softmax(logits / temperature, axis=1)),
         near_duplicates=int(duplicate.sum()),
         top1_without_duplicates=(float(correct[~duplicate].mean()), *bootstrap_interval(correct[~duplicate])),
         corruption_images=len(sample),
@@ -147,6 +158,8 @@ def format_table(card: Scorecard) -> str:
         ("ECE, raw", "calibration_error_raw"), (f"ECE, temperature {found.temperature:.3f}", "calibration_error"),
     ):  # fmt: skip
         lines.append(_row(label, getattr(found, name), card.intervals[name]))
+    value, *interval = card.calibration_error_exact
+    lines.append(_row("ECE, if exact", value, interval) + "   (what chance alone makes)")
     value, *interval = card.top1_without_duplicates
     lines.append(_row("top-1, no near-duplicates", value, interval) + f"   ({card.near_duplicates:,} left out)")
     title = f"top-1, {card.corruption_images:,} images"
