@@ -105,7 +105,7 @@ def run(options) -> dict:
     rows, before = {}, _digits(done["arms"][options.arms[0]])
     for name in options.arms:
         right = _digits(done["arms"][name])
-        difference, *interval = paired_difference(right, before)
+        difference, *interval = (0.0, 0.0, 0.0) if name == options.arms[0] else paired_difference(right, before)
         told = {key: value for key, value in done["arms"][name].items() if key != "right"}
         rows[name] = {"accuracy": float(right.mean()), "difference": difference, "interval": interval, **told}
     part.unlink()

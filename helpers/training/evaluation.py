@@ -155,8 +155,15 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
 
 
 def paired_difference(candidate: np.ndarray, champion: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of `candidate` minus `champion`, values of the same n images, and its bootstrap 95 % interval."""
+    """Mean of `candidate` minus `champion`, values of the same n images, and its bootstrap 95 % interval.
+
+    Where no image differs, resamples differ by nothing either, however few images there are. The interval is then what
+    no event among n leaves possible (Clopper & Pearson 1934).
+    """
     difference = np.asarray(candidate, float) - np.asarray(champion, float)
+    if not difference.any():
+        reach = 1 - 0.025 ** (1 / len(difference))
+        return 0.0, -reach, reach
     return (float(difference.mean()), *bootstrap_interval(difference, seed))
 
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy.special import softmax
+from scipy.stats import binomtest
 
 from helpers.data.labels import Labels
 from helpers.training.evaluation import (
@@ -245,7 +246,10 @@ def test_a_paired_difference_is_sharper_than_its_parts():
     assert 0 < low < difference < high < 0.03  # unpaired, the interval would be about 0.06 wide and hold 0
 
 
-def test_a_model_compared_with_itself_differs_by_nothing():
-    correct = np.random.default_rng(6).random(500) < 0.6
-
-    assert paired_difference(correct, correct) == (0.0, 0.0, 0.0)
+def test_a_model_that_answers_the_same_may_differ_by_what_so_many_images_do_not_show():
+    for count in (20, 500):
+        correct = np.random.default_rng(6).random(count) < 0.6
+        difference, low, high = paired_difference(correct, correct)
+        exact = binomtest(0, count).proportion_ci(method="exact")
+        assert difference == 0
+        assert -low == high == pytest.approx(exact.high)

@@ -88,6 +88,17 @@ def test_a_loss_that_may_be_more_than_the_tolerance_is_refused_though_it_was_mea
     assert "may be below the champion's by more than 0.0100" in decision.reason
 
 
+def test_the_same_answers_on_too_few_images_do_not_pass():
+    evaluation, correct = BASE
+    for count, passed in ((360, False), (380, True)):
+        few = np.resize(correct, count)
+        decision = decide(
+            evaluation, few, floor=0.1, champion="v1", champion_evaluation=evaluation, champion_correct=few
+        )
+        assert decision.passed is passed
+        assert ("may be below" in decision.reason) is not passed
+
+
 def test_the_tolerance_is_the_callers():
     candidate = measure(330, 330, 330, 330)
 
