@@ -16,6 +16,7 @@ and pays in longer training. Each arm that is done is kept beside the JSON file,
 import argparse
 import json
 import sys
+import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 from benchmarks import budget
 from benchmarks.arms import WARM
-from benchmarks.measuring import conclude, measure, rate, summarise
+from benchmarks.measuring import conclude, measure, summarise
 from benchmarks.training import RESULT as TRAINING_RESULT
 from benchmarks.training import load_data, make_start
 from helpers.receipts import write_json
@@ -39,7 +40,7 @@ from helpers.training.recipe import Recipe
 
 RESULT = TRAINING_RESULT.with_name("ablation.json")
 UNCHANGED = "as it is"
-STEPS = 6  # a sample
+STEPS = 8  # a sample
 SAME_WORK = ("resolutions", "warmup", "label_smoothing", "seed")  # what they change costs a step nothing
 
 
@@ -133,11 +134,22 @@ def measure_costs(start, training, names, pairs: int, costs: dict, keep) -> None
             networks[compiled] = _build(start, arm)
             compile_model(networks[compiled], recipe, steps=10_000)
 
-        def fit(steps):
-            batches = make_batches(training.take(slice(steps * recipe.batch_size)), recipe, sides.index(side))
-            networks[compiled].fit(batches, shuffle=False, verbose=0)
+        # More batches than are timed, so that their making does not end before the time does.
+        batches = make_batches(training.take(slice(2 * STEPS * recipe.batch_size)), recipe, sides.index(side))
+        network, ends = networks[compiled], []
 
-        return lambda: fit(WARM) or rate(STEPS * recipe.batch_size, lambda: fit(STEPS))
+        def note(step, logs):
+            float(logs["loss"])  # waits for the step
+            ends.append(time.perf_counter())
+            network.stop_training = len(ends) == WARM + STEPS
+
+        def sample():
+            ends.clear()
+            callback = load_keras().callbacks.LambdaCallback(on_train_batch_end=note)
+            network.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
+            return STEPS / (ends[-1] - ends[WARM - 1])
+
+        return sample
 
     for name in dict.fromkeys((UNCHANGED, *names)):
         if name in costs or (name != UNCHANGED and not _changes_work(name)):
