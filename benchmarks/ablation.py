@@ -33,7 +33,7 @@ from benchmarks.training import RESULT as TRAINING_RESULT
 from benchmarks.training import load_data, make_start
 from helpers.receipts import write_json
 from helpers.training.backend import load_keras
-from helpers.training.batches import make_batches
+from helpers.training.batches import make_batches, make_feed
 from helpers.training.evaluation import paired_difference
 from helpers.training.loop import compile_model, predict_logits, train
 from helpers.training.recipe import Recipe
@@ -135,18 +135,19 @@ def measure_costs(start, training, names, pairs: int, costs: dict, keep) -> None
             compile_model(networks[compiled], recipe, steps=10_000)
 
         # More batches than are timed, so that their making does not end before the time does.
-        batches = make_batches(training.take(slice(2 * STEPS * recipe.batch_size)), recipe, sides.index(side))
-        network, ends = networks[compiled], []
+        some = training.take(slice(2 * STEPS * recipe.batch_size))
+        batches = make_batches(some, recipe, sides.index(side))
+        feed, ends = make_feed(networks[compiled], some.images, side), []
 
         def note(step, logs):
             float(logs["loss"])  # waits for the step
             ends.append(time.perf_counter())
-            network.stop_training = len(ends) == WARM + STEPS
+            feed.stop_training = len(ends) == WARM + STEPS
 
         def sample():
             ends.clear()
             callback = load_keras().callbacks.LambdaCallback(on_train_batch_end=note)
-            network.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
+            feed.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
             return STEPS / (ends[-1] - ends[WARM - 1])
 
         return sample
