@@ -253,7 +253,7 @@ def test_the_serving_benchmark_writes_json_and_prints_a_table(tmp_path, monkeypa
     for load_of_kind in result["loads"].values():
         assert load_of_kind["ours"]["errors"] == 0
         assert load_of_kind["ours"]["requests_per_second"]["median"] > 0
-    assert result["overload"]["goodput"] > 0
+    assert result["overload"]["goodput"]["median"] > 0
     assert result["swap"]["statuses"].keys() == {"200"}
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if " connections, ours" in line]) == 2 + 3
