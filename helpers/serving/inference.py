@@ -17,7 +17,7 @@ from helpers.monitoring.recorder import Recorder
 from helpers.serving.rate_limit import RateLimit
 from helpers.serving.upload import read_files
 
-DECODERS = 4  # threads; each may need 200 MB for the largest image that is accepted
+DECODERS = 2  # threads; each may need 200 MB for the largest image, and more of them only contend for the interpreter
 MAX_IMAGES = 256  # in one request
 NPY_TYPES = ("application/octet-stream", "application/x-npy")
 
