@@ -175,10 +175,9 @@ def _serve(arguments, stop):
                 rate_limit=arguments.rate_limit,
             )
             following = follow(app.state.swapper, source.bucket, arguments.watch)
-            beside = (
-                canary(app, source, arguments.canary) if arguments.canary else shadow(app, source, arguments.shadow)
-            )
-            with Server(app, arguments.host, arguments.port) as server, following, beside:
+            beside = canary if arguments.canary else shadow
+            trying = beside(app, source, arguments.canary or arguments.shadow)
+            with Server(app, arguments.host, arguments.port) as server, following, trying:
                 print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
                 _settle()
                 while server.running and not stop.wait(1):

@@ -150,8 +150,9 @@ class Predictor:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        last = time.monotonic() + (timeout or 0)  # for all of them together
         for worker in self._workers:
-            worker.join(timeout)
+            worker.join(None if timeout is None else max(0.0, last - time.monotonic()))
 
     def _queue(self, images, future, single):
         job = _Job(images, Future() if future is None else future, time.monotonic(), single)

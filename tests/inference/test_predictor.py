@@ -194,6 +194,15 @@ def test_closing_answers_what_waits_and_refuses_the_rest(held, images):
     predictor.close()
 
 
+def test_closing_waits_no_longer_than_it_may_for_an_engine_that_hangs(start, held, images):
+    predictor = start(held)
+    occupy(predictor, images[0])
+    started = time.monotonic()
+    predictor.close(timeout=0.5)
+    assert 0.45 < time.monotonic() - started < 0.9
+    held.gate.set()
+
+
 @pytest.mark.parametrize("bad", [np.zeros((1, 32, 32, 3), np.uint8), np.zeros((32, 32, 3), np.float32)])
 def test_other_arrays_than_one_image_are_refused(start, models, bad):
     predictor = start(models[0])
