@@ -8,6 +8,8 @@ import numpy as np
 class Detector:
     """Gives the running number of each image as its score."""
 
+    alarm = None
+
     def __init__(self, model):
         self.version, self.count = model.version, 0
 
@@ -25,8 +27,8 @@ class Accuracy:
     def __init__(self, model):
         self.told = []
 
-    def predicted(self, confidence):
-        self.told.append(confidence)
+    def predicted(self, confidences):
+        self.told += confidences.tolist()
 
     def labelled(self, correct, confidence):
         self.told.append((correct, confidence))

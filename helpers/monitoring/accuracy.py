@@ -68,14 +68,14 @@ class AccuracyMonitor:
         self._stakes, self._reserve, self._fallen = np.zeros(len(LOWER)), 1.0, False
         self._difference = _Interval()
 
-    def predicted(self, confidence: float) -> None:
-        """Counts one answer with its `confidence`, 0 to 1."""
-        self._expected += self._calibrate(confidence)
-        self._predictions += 1
+    def predicted(self, confidences: np.ndarray) -> None:
+        """Counts answers with their `confidences`, float (n,), 0 to 1."""
+        self._expected += float(self._calibrate(confidences).sum())
+        self._predictions += len(confidences)
 
     def labelled(self, correct: bool, confidence: float) -> None:
         """Counts the truth about one answer, which had this `confidence`."""
-        expected = self._calibrate(confidence)
+        (expected,) = self._calibrate(np.array([confidence])).tolist()
         self._labels += 1
         self._right += bool(correct)
         self._difference.add((bool(correct) - expected + 1) / 2)
@@ -112,10 +112,12 @@ class AccuracyMonitor:
     def _capital(self):
         return float(self._stakes.mean() + self._reserve)
 
-    def _calibrate(self, confidence):
-        if not 0 <= confidence <= 1:
-            raise ValueError(f"confidence must be from 0 to 1, got {confidence}")
-        return float(self._calibrated[min(int(confidence * len(self._calibrated)), len(self._calibrated) - 1)])
+    def _calibrate(self, confidences):
+        inside = (confidences >= 0) & (confidences <= 1)  # of NaN neither
+        if not inside.all():
+            raise ValueError(f"confidence must be from 0 to 1, got {confidences[~inside][0]}")
+        ranges = len(self._calibrated)
+        return self._calibrated[np.minimum((confidences * ranges).astype(int), ranges - 1)]
 
 
 def accuracy_interval(right: int, count: int, alpha: float = 0.05) -> tuple[float, float]:

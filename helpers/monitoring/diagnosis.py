@@ -117,8 +117,8 @@ def diagnose(stream: Stream, reference: Reference, card: float) -> Diagnosis:
 def _follow(stream, reference, card):
     """The monitor after all of `stream`, and the number of the image whose label let it ring."""
     monitor, fell = AccuracyMonitor(reference, card), None
+    monitor.predicted(stream.confidences)
     for number, (answer, label, confidence) in enumerate(_rows(stream), 1):
-        monitor.predicted(confidence)
         if label != UNKNOWN:
             monitor.labelled(answer == label, confidence)
             if fell is None and monitor.report().verdict == "fallen":
@@ -128,8 +128,8 @@ def _follow(stream, reference, card):
 
 def _account(stream, reference, card, part):
     monitor, rows = AccuracyMonitor(reference, card), _rows(stream)[part]
+    monitor.predicted(stream.confidences[part])
     for answer, label, confidence in rows:
-        monitor.predicted(confidence)
         if label != UNKNOWN:
             monitor.labelled(answer == label, confidence)
     return monitor.report() if rows else None

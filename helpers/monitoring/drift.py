@@ -98,6 +98,11 @@ class DriftDetector:
     def images(self) -> int:
         return self._count
 
+    @property
+    def alarm(self) -> int | None:
+        """The image at which the alarm rang, of those bet on so far: `TOGETHER` at a time, and all in a report."""
+        return self._alarm
+
     def update(self, images: np.ndarray, scores: Scores) -> dict[str, np.ndarray]:
         """Takes in uint8 (n, 32, 32, 3) images with the engine's answers; returns their scores, float32 (n,) by name.
 

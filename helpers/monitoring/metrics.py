@@ -3,8 +3,9 @@
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from helpers.inference.listener import Batch
 
@@ -29,14 +30,12 @@ class Metrics:
         self.batch_size = Histogram("batch_images", "Images in a batch of the engine", buckets=BATCH_SIZES, **options)
         self.engine = Histogram("engine_seconds", "Of a batch in the engine", buckets=SECONDS, **options)
         self._failures = Counter("batch_failures", "Batches that a model could not answer", **options)
-        self._confidence = Histogram(
-            "confidence", "Probability of the class that was answered", buckets=CONFIDENCES, **options
-        )
         self._swaps = Counter("model_swaps", "Changes of the model, by what became of them", ("outcome",), **options)
         self.feedback = Counter("feedback", "True classes told, by whether the answer was right", ("right",), **options)
         self._classes: Tally[str] = Tally()
+        self._confidences, self._confidence_sum = np.zeros(len(CONFIDENCES) + 1, int), 0.0
         self._children: dict = {}
-        self.samplers: list[Callable[[], Iterable]] = [self._sample_classes]
+        self.samplers: list[Callable[[], Iterable]] = [self._sample_predictions]
         self.registry.register(_Sampler(self.samplers))
 
     def responded(self, route: str, status: int, seconds: float) -> None:
@@ -56,10 +55,11 @@ class Metrics:
         """Counts a batch that a model could not answer."""
         self._failures.inc()
 
-    def predicted(self, class_name: str, confidence: float) -> None:
-        """Counts a prediction; from one thread."""
-        self._classes[class_name] += 1
-        self._confidence.observe(confidence)
+    def predicted(self, class_names: Iterable[str], confidences: np.ndarray) -> None:
+        """Counts predictions, float (n,) with their classes; from one thread."""
+        self._classes.update(class_names)
+        self._confidences += np.bincount(np.searchsorted(CONFIDENCES, confidences), minlength=len(self._confidences))
+        self._confidence_sum += float(confidences.sum())
 
     def swapped(self, outcome: str) -> None:
         """Counts a change of the model: "done", "refused", "busy" or "failed"."""
@@ -69,9 +69,14 @@ class Metrics:
         """All metrics as text, for a scrape."""
         return generate_latest(self.registry)
 
-    def _sample_classes(self):
+    def _sample_predictions(self):
         counts = {(name,): count for name, count in self._classes.copy().items()}
         yield counter("predictions", "Images classified, by class", counts, ("class",))
+        counts, edges = self._confidences.cumsum().tolist(), (*map(str, CONFIDENCES), "+Inf")
+        text = "Probability of the class that was answered"
+        yield HistogramMetricFamily(
+            "suite_confidence", text, list(zip(edges, counts, strict=True)), sum_value=self._confidence_sum
+        )
 
 
 class _Sampler:

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import groupby
 
+import numpy as np
+
 from helpers.inference.prediction import Prediction
 from helpers.monitoring.feedback import (
     LabelConflict,
@@ -150,8 +152,9 @@ class Recorder:
         rows = None
         with self._trouble:
             if self.metrics:
-                for prediction in predictions:
-                    self.metrics.predicted(prediction.class_name, prediction.confidence)
+                self.metrics.predicted(
+                    [p.class_name for p in predictions], np.array([p.confidence for p in predictions])
+                )
             scores, rows = self.watch.look(model, predictions), []
             if self.log:
                 rows = make_rows(answers, scores, self._statistics, keep_images=self.log.keep_images)

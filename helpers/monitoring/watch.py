@@ -91,22 +91,18 @@ class Watch:
                 self._model, self.detector, self.monitor, self._announced = model, None, None, False
                 self.detector, self.monitor = self._make_detector(model), self._make_monitor(model)
             if self.monitor:
-                for prediction in predictions:
-                    self.monitor.predicted(prediction.confidence)
+                self.monitor.predicted(np.array([prediction.confidence for prediction in predictions]))
             if self.detector:
                 parts = [vars(prediction.scores) for prediction in predictions]
                 scores = Scores(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
                 found = self.detector.update(images, scores)
                 if bad := [name for name, values in found.items() if not np.isfinite(values).all()]:
                     raise ValueError(f"the detector gave scores that are not finite: {', '.join(bad)}")
-                self._announce(model)
+                if not self._announced and self.detector.alarm is not None:
+                    self._announced, report = True, self.detector.report().as_dict()
+                    events.announce(events.DRIFT, model.bundle.manifest.name, model.version, report=report)
                 return found
         return describe_images(images)
-
-    def _announce(self, model):
-        if not self._announced and (report := self.detector.report().as_dict()).get("verdict") == "drift":
-            self._announced = True
-            events.announce(events.DRIFT, model.bundle.manifest.name, model.version, report=report)
 
     def labelled(self, version: str, correct: bool, confidence: float) -> None:
         """Tells the monitor whether a prediction was right, if it is of the model that serves."""

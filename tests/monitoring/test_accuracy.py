@@ -71,8 +71,7 @@ def test_a_fall_is_seen_early_or_late_and_stays(reference, clean):
 
 def test_without_labels_the_estimate_is_the_calibrated_confidence_and_has_no_interval(reference):
     monitor = AccuracyMonitor(reference, 0.7)
-    for confidence in (0.1, 0.5, 0.9):
-        monitor.predicted(confidence)
+    monitor.predicted(np.array([0.1, 0.5, 0.9]))
 
     report = monitor.report()
 
@@ -83,7 +82,7 @@ def test_without_labels_the_estimate_is_the_calibrated_confidence_and_has_no_int
 def test_labels_correct_an_overconfident_estimate(reference):
     monitor, random = AccuracyMonitor(reference, 0.9), np.random.default_rng(4)
     for index in range(4000):
-        monitor.predicted(0.9)
+        monitor.predicted(np.array([0.9]))
         if index % 4 == 0:
             monitor.labelled(random.random() < 0.5, 0.9)
 
@@ -98,7 +97,7 @@ def test_an_estimate_that_labels_bear_out_has_a_narrower_interval_than_labels_al
     monitor, random = AccuracyMonitor(reference, 0.7), np.random.default_rng(5)
     for index in range(8000):
         confidence = random.choice([0.02, 0.98])
-        monitor.predicted(confidence)
+        monitor.predicted(np.array([confidence]))
         if index % 4 == 0:
             monitor.labelled(random.random() < confidence, confidence)
 
@@ -113,7 +112,7 @@ def test_an_estimate_that_labels_bear_out_has_a_narrower_interval_than_labels_al
 def test_a_confidence_outside_0_to_1_is_refused_and_not_counted(reference, value):
     monitor = AccuracyMonitor(reference, 0.7)
 
-    for call in (lambda: monitor.predicted(value), lambda: monitor.labelled(True, value)):
+    for call in (lambda: monitor.predicted(np.array([0.5, value])), lambda: monitor.labelled(True, value)):
         with pytest.raises(ValueError, match=f"confidence must be from 0 to 1, got {value}"):
             call()
 
@@ -129,7 +128,7 @@ def test_card_and_alpha_must_lie_between_0_and_1(reference, name, value):
 
 def test_a_report_is_json(reference):
     monitor = AccuracyMonitor(reference, 0.7)
-    monitor.predicted(0.5)
+    monitor.predicted(np.array([0.5]))
     monitor.labelled(True, 0.5)
 
     assert json.loads(json.dumps(monitor.report().as_dict()))["labels"] == 1
