@@ -2,9 +2,10 @@
 
 import json
 
+from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from helpers.serving.shedding import STATE
+from helpers.serving.exchange import STATE
 
 HEADERS_S = 10.0
 MAX_HEADER_BYTES = 64 * 2**10
@@ -17,11 +18,12 @@ class Connection(HttpToolsProtocol):
     uvicorn would wait for ever, and gather for ever. What is no HTTP is answered 400. Past `MAX_CONNECTIONS` a
     connection is told 503 and when to come back, whatever it asks; past twice as many it is closed. A request that
     `serving.shedding.Shedder` takes is refused here; where it is not whole by then the connection is closed, for nobody
-    would wait for the rest.
+    would wait for the rest. One that `serving.exchange.Exchanges` begin never comes to the app.
     """
 
     _shedder = None  # while a request is refused
-    _headers_deadline = None
+    _awaited = "headers"  # or the body of an exchange, or None: what has a deadline
+    _deadline = None
     _header_bytes = 0
 
     def connection_made(self, transport):
@@ -31,35 +33,43 @@ class Connection(HttpToolsProtocol):
             return
         if len(self.connections) > MAX_CONNECTIONS:
             self.app = _too_many
-        self._expect_headers()
+        self._deadline = self.loop.call_later(HEADERS_S, self._too_slow)
 
     def data_received(self, data):
-        if self._headers_deadline is not None:
-            self._header_bytes += len(data)
         super().data_received(data)
+        if self._awaited == "headers":
+            self._header_bytes += len(data)
         if self._shedder:
             self._shed(closes=True)
-        elif self._headers_deadline is not None and self._header_bytes > MAX_HEADER_BYTES:
+        elif self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(431, f"the request's headers have more than {MAX_HEADER_BYTES} bytes; send fewer")
+        elif self._awaited and not self._deadline:  # most requests come whole, and need none
+            self._deadline = self.loop.call_later(HEADERS_S, self._too_slow)
+        elif not self._awaited:
+            self._forget_deadline()
 
     def on_message_begin(self):
         super().on_message_begin()
-        if self._headers_deadline is None:  # a later request of a kept connection
-            self._expect_headers()
+        self._awaited = "headers"
 
     def on_headers_complete(self):
-        self._forget_deadline()
-        shedder, idle = self.app_state.get(STATE), self.cycle is None or self.cycle.response_complete
-        if shedder and idle and shedder.takes(self.parser.get_method(), self.url):
-            self._shedder = shedder
-        else:
-            super().on_headers_complete()
+        self._awaited, self._header_bytes = None, 0
+        shedder, exchanges = self.app_state.get(STATE, (None, None))
+        if shedder and (self.cycle is None or self.cycle.response_complete):
+            if shedder.takes(self.parser.get_method(), self.url):
+                self._shedder = shedder
+                return
+            if exchange := exchanges.begin(self):
+                self.cycle, self._awaited = exchange, "body"
+                return
+        super().on_headers_complete()
 
     def on_body(self, body):
         if not self._shedder:
             super().on_body(body)
 
     def on_message_complete(self):
+        self._awaited = None
         if self._shedder:
             self._shed(closes=self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive())
         else:
@@ -74,22 +84,22 @@ class Connection(HttpToolsProtocol):
 
     def _shed(self, closes):
         shedder, self._shedder = self._shedder, None
-        self.transport.write(shedder.refuse(self.url, closes=closes))
+        self.transport.write(shedder.refuse(self.url, self.server_state.default_headers, closes=closes))
         if closes:
             self.transport.close()
         self.on_response_complete()
 
-    def _expect_headers(self):
-        self._header_bytes = 0
-        self._headers_deadline = self.loop.call_later(HEADERS_S, self._too_slow)
-
     def _forget_deadline(self):
-        if self._headers_deadline is not None:
-            self._headers_deadline.cancel()
-            self._headers_deadline = None
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _too_slow(self):
-        self._refuse(408, f"the request's headers took more than {HEADERS_S:g} s; send it again")
+        sentence = f"the request's {self._awaited} took more than {HEADERS_S:g} s; send it again"
+        if self._awaited == "body":
+            self.cycle.refuse(HTTPException(408, sentence))
+        else:
+            self._refuse(408, sentence)
 
     def _refuse(self, status, sentence):
         self._forget_deadline()

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -14,10 +14,10 @@ from helpers.data.images import decode_image, decode_npy
 from helpers.inference.prediction import Prediction
 from helpers.inference.predictor import STOPPING, DeadlineExceeded, Predictor, PredictorClosed
 from helpers.monitoring.recorder import Recorder
+from helpers.serving.decoders import Decoders
 from helpers.serving.rate_limit import RateLimit
 from helpers.serving.upload import read_files
 
-DECODERS = 2  # threads; each may need 200 MB for the largest image, and more of them only contend for the interpreter
 MAX_IMAGES = 256  # in one request
 NPY_TYPES = ("application/octet-stream", "application/x-npy")
 
@@ -34,18 +34,11 @@ class Inference:
     def __init__(self, predictor: Predictor, recorder: Recorder, limit: RateLimit | None = None) -> None:
         self.predictor, self.recorder, self.limit = predictor, recorder, limit
         self.route: Callable[[str], Callable[[np.ndarray, Future], Future]] = lambda request_id: predictor.submit
-        self._decoders: ThreadPoolExecutor | None = None
-        self._decoding: set[Future] = set()
-
-    @contextmanager
-    def running(self):
-        """Has threads to decode in while the block runs."""
-        with ThreadPoolExecutor(DECODERS, "decoder") as self._decoders:
-            yield
+        self.decoders = Decoders()
 
     def is_full(self) -> bool:
         """Whether as many requests are decoded or wait for the engine as may wait."""
-        return self.predictor.waiting + len(self._decoding) >= self.predictor.queue_size
+        return self.predictor.waiting + self.decoders.waiting >= self.predictor.queue_size
 
     def check_ready(self, request: Request) -> None:
         """Raises PredictorClosed where the server is about to stop."""
@@ -61,54 +54,58 @@ class Inference:
         """The prediction for the one image in the form, and the seconds it took from having the whole body."""
         self.check_rate(request)
         body, content_type = await request.body(), request.headers.get("content-type", "")
+        return await self._run(request, partial(self.start_one, content_type, body, request.state.request_id))
 
-        def decode():
-            return decode_image(read_files(content_type, body)[0])
+    def start_one(self, content_type: str, body: bytes, request_id: str, future: "Future[Prediction]") -> None:
+        """Sees to it that `future` gets the prediction for the one image in the form, or what is wrong with that.
 
-        return await self._run(request, decode, self.route(request.state.request_id))
+        Raises:
+            QueueFull, PredictorClosed: at once, before decoding what will not be answered.
+        """
+
+        def decode(max_pixels):
+            return decode_image(read_files(content_type, body)[0], max_pixels=max_pixels)
+
+        submit = self.route(request_id)
+        self._start(decode, submit, future, quick=submit == self.predictor.submit)  # a candidate's may take its time
 
     async def many(self, request: Request) -> tuple[list[Prediction], float]:
         """As `one`, for several files in the form, or an array in the .npy format; all by the same version."""
         self.check_rate(request)
         body, content_type = await request.body(), request.headers.get("content-type", "")
 
-        def decode():
+        def decode(max_pixels):
             if content_type.partition(";")[0].strip().lower() in NPY_TYPES:
                 return decode_npy(body, MAX_IMAGES)
             images, last = [], perf_counter() + self.predictor.deadline_s
             for data in read_files(content_type, body, MAX_IMAGES):
                 if perf_counter() > last:  # the answer was given already; large images must not go on taking time
                     raise DeadlineExceeded("decoding took too long; send fewer or smaller images")
-                images.append(decode_image(data))
+                images.append(decode_image(data, max_pixels=max_pixels))
             return np.stack(images)
 
-        return await self._run(request, decode, self.predictor.submit_many)
+        return await self._run(request, partial(self._start, decode, self.predictor.submit_many))
 
     async def of(self, request: Request, decode: Callable[[], np.ndarray]) -> tuple[list[Prediction], float]:
         """As `many`, for the uint8 (n, 32, 32, 3) images that `decode` gives; called in a thread."""
-        return await self._run(request, decode, self.predictor.submit_many)
+        return await self._run(request, partial(self._start, lambda _: decode(), self.predictor.submit_many))
 
-    async def _run(self, request, decode: Callable[[], np.ndarray], submit: Callable[[np.ndarray, Future], Future]):
+    def too_late(self) -> DeadlineExceeded:
+        """What a request is told whose answer did not come in time."""
+        return DeadlineExceeded(f"no answer within {self.predictor.deadline_s:g} s; try again")
+
+    def _start(self, decode, submit, future, quick=False):
+        self.predictor.check_room(1 + self.decoders.waiting)
+        self.decoders.put(decode, submit, future, quick=quick)
+
+    async def _run(self, request, start: Callable[[Future], None]):
         started, future = perf_counter(), Future()
-
-        def queue():  # in a decoder's thread: on its way to the engine an image need not come by the event loop
-            try:
-                if not future.cancelled():
-                    submit(decode(), future)
-            except Exception as error:  # noqa: BLE001 - raised where the answer is awaited
-                with suppress(InvalidStateError):  # cancelled by now: nobody waits for it
-                    future.set_exception(error)
-            finally:
-                self._decoding.discard(future)
-
-        self.predictor.check_room(1 + len(self._decoding))  # before decoding what will not be answered
-        self._decoding.add(future)
-        self._decoders.submit(queue)
+        start(future)
         try:
             async with asyncio.timeout(self.predictor.deadline_s):
                 answer = await self._wait(request, asyncio.wrap_future(future))
         except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {self.predictor.deadline_s:g} s; try again") from None
+            raise self.too_late() from None
         seconds = perf_counter() - started
         self.recorder.put(request.state.request_id, answer if isinstance(answer, list) else (answer,), seconds)
         return answer, seconds

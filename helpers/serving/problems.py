@@ -1,5 +1,6 @@
 """Errors on their way out: a status and one JSON sentence for each, and never a path or a traceback."""
 
+import logging
 import re
 
 from fastapi import FastAPI
@@ -33,6 +34,7 @@ PREDICTION_ERRORS = {
     DeadlineExceeded: 504,
 }
 FEEDBACK_ERRORS = {UnknownRequest: 404, LabelConflict: 409, WrongPosition: 422, LogUnavailable: 503}
+KNOWN = PREDICTION_ERRORS | FEEDBACK_ERRORS
 LOAD_ERRORS = {
     ModelDirError: 400,
     UnknownModel: 404,
@@ -43,6 +45,10 @@ LOAD_ERRORS = {
     StorageError: 503,
 }
 RETRY = {"Retry-After": "1"}
+FAILED = "the server failed on this request; its log says why"
+
+
+_logger = logging.getLogger(__name__)
 
 
 class Problem(BaseModel):
@@ -74,6 +80,17 @@ def without_paths(sentence: str) -> str:
     return re.sub(r"(?:file://|(?<![\w:/.'\">]))/(?:[^\s/:;,'\"]+/)*([^\s/:;,'\"]+)", r"\1", sentence)
 
 
+def describe(error: Exception) -> tuple[int, str, dict[str, str]]:
+    """Status, sentence and headers of what a route raised; what is not known is logged and said to be the server's."""
+    if isinstance(error, HTTPException):
+        return error.status_code, error.detail, dict(error.headers or {})
+    status = next((code for kind, code in KNOWN.items() if isinstance(error, kind)), None)
+    if status is None:
+        _logger.error("a request failed", exc_info=error)
+        return 500, FAILED, {}
+    return status, str(error), RETRY if status == 503 else {}
+
+
 def handle_errors(app: FastAPI) -> None:
     """Turns what routes raise into a status and a `Problem`; tracebacks go to the log only."""
 
@@ -81,11 +98,8 @@ def handle_errors(app: FastAPI) -> None:
         key = "error" if request.url.path.startswith("/v2") else "detail"  # as the protocols have it
         return JSONResponse({key: sentence}, status, headers)
 
-    known = PREDICTION_ERRORS | FEEDBACK_ERRORS
-
     async def failed(request, error):
-        status = next(code for kind, code in known.items() if isinstance(error, kind))
-        return problem(request, status, str(error), RETRY if status == 503 else None)
+        return problem(request, *describe(error))
 
     async def invalid(request, error):
         first = error.errors()[0]
@@ -93,16 +107,16 @@ def handle_errors(app: FastAPI) -> None:
         return problem(request, 422, f"{where}: {first['msg']}, got {str(first['input'])[:100]!r}")
 
     async def refused(request, error):
-        return problem(request, error.status_code, error.detail, error.headers)
+        return problem(request, *describe(error))
 
     async def unexpected(request, error):
-        return problem(request, 500, "the server failed on this request; its log says why")
+        return problem(request, 500, FAILED)
 
     async def gone(request, error):
         return problem(request, 400, "the client left before its request was whole")
 
     app.add_exception_handler(ClientDisconnect, gone)
-    for kind in known:
+    for kind in KNOWN:
         app.add_exception_handler(kind, failed)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused)

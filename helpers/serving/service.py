@@ -1,5 +1,6 @@
 """The web service: predictions for anyone, changes of the model for whoever may, errors in one sentence."""
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -7,7 +8,7 @@ from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
 
 from helpers.inference.loader import LoadedModel
@@ -28,15 +29,17 @@ from helpers.serving.answers import (
     PredictionAnswer,
     Status,
 )
+from helpers.serving.exchange import STATE, Exchanges
 from helpers.serving.guard import RequestFrame, admin_guard
 from helpers.serving.inference import Inference
 from helpers.serving.monitoring_routes import monitoring_routes
 from helpers.serving.open_inference import open_inference_routes
 from helpers.serving.problems import LOAD_ERRORS, RETRY, handle_errors, problems, without_paths
 from helpers.serving.rate_limit import RateLimit
-from helpers.serving.shedding import STATE, Shedder
+from helpers.serving.shedding import Shedder
 
 MAX_BODY_BYTES = 16 * 2**20
+TOP_K = 5
 
 _logger = logging.getLogger(__name__)
 
@@ -74,8 +77,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app):
-        with inference.running(), recorder.running():
-            yield {STATE: Shedder(inference.is_full, metrics.responded)}
+        with inference.decoders.running(), recorder.running():
+            shedder = Shedder(inference.is_full, metrics.responded)
+            yield {STATE: (shedder, Exchanges(inference, _RENDERS, metrics.responded))}
 
     app = FastAPI(
         title="CIFAR-100 classifier",
@@ -135,16 +139,16 @@ def _prediction_routes(inference):
     )
     async def predict_single(request: Request) -> Response:
         """The class that the picture shows, as a bare JSON string."""
-        prediction, _ = await inference.one(request)
-        return JSONResponse(prediction.class_name)
+        prediction, seconds = await inference.one(request)
+        return _json(_render_name(prediction, request.state.request_id, seconds))
 
     @router.post(
         "/predict", operation_id="predict", response_model=PredictionAnswer, openapi_extra={"requestBody": ONE_IMAGE}
     )
-    async def predict(request: Request, top_k: first_classes = 5) -> Response:
+    async def predict(request: Request, top_k: first_classes = TOP_K) -> Response:
         """The most probable classes with their probabilities, and the version of the model that says so."""
         prediction, seconds = await inference.one(request)
-        return _json(PredictionAnswer.of(prediction, top_k, request.state.request_id, seconds))
+        return _json(_render(prediction, request.state.request_id, seconds, top_k))
 
     @router.post(
         "/predict_batch",
@@ -155,14 +159,26 @@ def _prediction_routes(inference):
     async def predict_batch(request: Request, top_k: first_classes = 1) -> Response:
         """The same for many pictures, or an array of them as `numpy.save` writes it, all by the same version."""
         predictions, seconds = await inference.many(request)
-        return _json(BatchAnswer.of(predictions, top_k, request.state.request_id, seconds))
+        answer = BatchAnswer.of(predictions, top_k, request.state.request_id, seconds)
+        return _json(answer.model_dump_json(by_alias=True))
 
     router.include_router(plain)
     return router
 
 
-def _json(answer):
-    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+def _json(body):
+    return Response(body, media_type="application/json")
+
+
+def _render_name(prediction, request_id, seconds):
+    return json.dumps(prediction.class_name, ensure_ascii=False).encode()
+
+
+def _render(prediction, request_id, seconds, top_k=TOP_K):
+    return PredictionAnswer.of(prediction, top_k, request_id, seconds).model_dump_json(by_alias=True).encode()
+
+
+_RENDERS = {b"/predict_single": _render_name, b"/predict": _render}
 
 
 def _model_routes(swapper, guard, metrics):
