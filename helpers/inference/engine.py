@@ -2,10 +2,8 @@
 
 import math
 import os
-import sys
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from helpers.inference.int8 import is_faster_here, quantise
 from helpers.training.backend import has_gpu, load_keras
 from helpers.training.model import WeightsError, build_vgg16, set_weights
 
-NICE = 10  # a twelfth of the share of others, where they want it all
 ENGINES = ("auto", "openvino", "openvino-float", "keras")
 
 
@@ -109,8 +106,7 @@ class OpenVinoEngine:
         options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
         options["ENABLE_CPU_PINNING"] = False  # a pinned thread waits for its core while the event loop has it
         try:
-            with ThreadPoolExecutor(1, initializer=_give_way) as patient:  # its threads begin as patient as it is
-                compiled = patient.submit(core.compile_model, network, "CPU", options).result()
+            compiled = core.compile_model(network, "CPU", options)
         except RuntimeError as error:
             raise ModelRejected("model.onnx cannot be compiled by OpenVINO; export it again") from error
         self.threads: int = compiled.get_property("INFERENCE_NUM_THREADS")
@@ -188,12 +184,6 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     if quota == "max" or int(quota) <= 0:
         return allowed
     return max(1, min(allowed, int(quota) // int(period)))
-
-
-def _give_way():
-    """Lets this thread, and those it starts, run only when the others of the machine leave them time (Linux)."""
-    if sys.platform == "linux":  # elsewhere a priority is the whole process's
-        os.nice(NICE)
 
 
 def _compiled_precision(compiled):

@@ -1,14 +1,9 @@
-import os
-import sys
-import threading
-from pathlib import Path
-
 import numpy as np
 import pytest
 from conftest import QUANTISATION, make_bundle
 from onnx import TensorProto, helper
 
-from helpers.inference.engine import NICE, KerasEngine, ModelRejected, OpenVinoEngine, available_cpus, open_engine
+from helpers.inference.engine import KerasEngine, ModelRejected, OpenVinoEngine, available_cpus, open_engine
 from helpers.inference.int8 import is_faster_here
 
 
@@ -85,21 +80,6 @@ def test_precision_and_threads_are_those_of_the_compiled_network(served_bundle):
         flags = file.read().split()
     assert engine.precision == ("bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "f32")
     assert engine.threads == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
-def test_what_computes_gives_way_to_every_other_thread(served_bundle):
-    def niceness():
-        return {path.parent.name: int(path.read_text().rpartition(")")[2].split()[16]) for path in tasks.glob("*/stat")}
-
-    tasks = Path("/proc/self/task")
-    before = niceness()
-    engine = open_engine(served_bundle, "openvino", threads=1)
-    engine.run(np.zeros((4, 32, 32, 3), np.uint8))
-    began = {name: nice for name, nice in niceness().items() if name not in before}
-    own = before[str(threading.get_native_id())]
-    assert set(began.values()) == {min(own + NICE, 19)}, "threads of the engine begin"
-    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 @pytest.mark.skipif(not is_faster_here(), reason="8 bits are not for this processor")
