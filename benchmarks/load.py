@@ -78,15 +78,12 @@ async def closed_loop(
 
 async def open_loop(port: int, requests: list[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
     """Requests that arrive by chance, `rate` a second on average, whatever has been answered (a Poisson process)."""
-    load, idle, open_connections, tasks = Load(), deque(), [], set()
+    load, idle, opened, tasks = Load(), deque(), [], set()
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(2 * rate * seconds) + 100)
     started = time.perf_counter()
 
-    async def one(request, due):
-        connection = idle.pop() if idle else None
-        if connection is None or connection.closed:
-            connection = await _Connection.open(port)
-            open_connections.append(connection)
+    async def begin(request, due):
+        opened.append(connection := _Connection(port))
         await connection.ask(request, load, due)
         idle.append(connection)
 
@@ -95,12 +92,21 @@ async def open_loop(port: int, requests: list[bytes], rate: float, seconds: floa
             break
         if (wait := due - time.perf_counter()) > 0:
             await asyncio.sleep(wait)
-        task = asyncio.create_task(one(requests[turn % len(requests)], due))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        request = requests[turn % len(requests)]
+        while idle and idle[-1].closed:
+            idle.pop()
+        if idle:  # most of them, and the client's processor time is the server's loss: no task for each
+            idle.pop().send(request, load, idle.append, due)
+        else:
+            task = asyncio.create_task(begin(request, due))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
     load.seconds = time.perf_counter() - started
     await asyncio.gather(*tasks)
-    for connection in open_connections:
+    last = time.perf_counter() + TIMEOUT_S
+    while any(connection.busy for connection in opened) and time.perf_counter() < last:
+        await asyncio.sleep(0.01)
+    for connection in opened:
         connection.close()
     return load
 
@@ -109,13 +115,7 @@ class _Connection(asyncio.Protocol):
     """One kept connection with one request at a time; counts what is no whole answer as status 0, and opens anew."""
 
     def __init__(self, port):
-        self.port, self.transport, self.answer, self.received, self.closed = port, None, None, bytearray(), True
-
-    @classmethod
-    async def open(cls, port):
-        connection = cls(port)
-        await connection._reopen()
-        return connection
+        self.port, self.transport, self.done, self.received, self.closed = port, None, None, bytearray(), True
 
     async def __aenter__(self):
         return self
@@ -123,30 +123,44 @@ class _Connection(asyncio.Protocol):
     async def __aexit__(self, *_):
         self.close()
 
+    @property
+    def busy(self):
+        return self.done is not None
+
     def close(self):
         self.closed = True
         if self.transport:
             self.transport.close()
+        if self.busy:
+            self.finish(0, b"no answer in time")
+
+    def send(self, request, load, done, due=None):
+        """Notes the answer in `load` when it is there, and calls `done` with this connection."""
+        self.started, self.load, self.done = due or time.perf_counter(), load, done
+        self.transport.write(request)
 
     async def ask(self, request, load, due=None):
-        started = due or time.perf_counter()
+        started, answered = due or time.perf_counter(), asyncio.get_running_loop().create_future()
         try:
             if self.closed:
-                await self._reopen()
-            self.answer = asyncio.get_running_loop().create_future()
-            self.transport.write(request)
+                await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self.port)
+        except OSError as error:
+            self.started, self.load, self.done = started, load, lambda _: None
+            self.finish(0, type(error).__name__.encode())
+            return
+        self.send(request, load, lambda _: answered.done() or answered.set_result(None), started)
+        try:
             async with asyncio.timeout(TIMEOUT_S):
-                status, body = await self.answer
-        except (OSError, TimeoutError) as error:
+                await answered
+        except TimeoutError:
             self.close()
-            status, body = 0, type(error).__name__.encode()
-        seconds = time.perf_counter() - started
-        load.statuses[status] += 1
-        load.bodies[body] += 1
-        (load.latencies if status == 200 else load.refused).append(seconds)
 
-    async def _reopen(self):
-        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self.port)
+    def finish(self, status, body):
+        seconds, done, self.done = time.perf_counter() - self.started, self.done, None
+        self.load.statuses[status] += 1
+        self.load.bodies[body] += 1
+        (self.load.latencies if status == 200 else self.load.refused).append(seconds)
+        done(self)
 
     def connection_made(self, transport):
         self.transport, self.closed = transport, False
@@ -164,15 +178,15 @@ class _Connection(asyncio.Protocol):
             return
         body = bytes(self.received[end + 4 : end + 4 + length])
         self.received.clear()
+        if self.busy:
+            self.finish(int(head[9:12]), body)
         if b"connection: close" in head:
             self.close()
-        if self.answer and not self.answer.done():
-            self.answer.set_result((int(head[9:12]), body))
 
     def connection_lost(self, error):
         self.closed = True
-        if self.answer and not self.answer.done():
-            self.answer.set_exception(error or ConnectionResetError("closed before the answer"))
+        if self.busy:
+            self.finish(0, b"closed before the answer")
 
 
 def _rounded(value):

@@ -101,6 +101,7 @@ ORDER = (
     "serving.canary",
     "serving.problems",
     "serving.answers",
+    "serving.request_id",
     "serving.guard",
     "serving.open_inference",
     "serving.monitoring_routes",

@@ -7,7 +7,6 @@ engine needs for the image.
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import perf_counter
-from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -15,6 +14,7 @@ from helpers.inference.prediction import Prediction
 from helpers.serving.inference import Inference
 from helpers.serving.problems import Problem, describe
 from helpers.serving.raw_answer import raw_answer
+from helpers.serving.request_id import new_request_id
 
 STATE = "exchanges"  # where the lifespan leaves them for `serving.connection`
 MAX_BYTES = 64 * 2**10  # of a body; larger ones go to the app, which sees to how many are under way
@@ -61,7 +61,7 @@ class Exchange:
     def __init__(self, exchanges: Exchanges, connection: HttpToolsProtocol, render: Render, content_type: str) -> None:
         self._exchanges, self._connection, self._render = exchanges, connection, render
         self._route, self._content_type = connection.url.decode(), content_type
-        self._id, self._begun, self._timer = uuid4().hex, perf_counter(), None
+        self._id, self._begun, self._timer = new_request_id(), perf_counter(), None
         self._future: Future[Prediction] = Future()
         self.message_event = self
         self.body, self.more_body, self.disconnected, self.response_complete = b"", True, False, False

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Annotated
-from uuid import uuid4
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.responses import JSONResponse
@@ -14,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from helpers.serving.problems import RETRY, body_too_large
+from helpers.serving.request_id import new_request_id
 
 OTHER = "other"  # the route of what no route takes
 BODY_S = 10.0
@@ -53,7 +53,7 @@ class RequestFrame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = uuid4().hex
+        request_id = new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
         deadline, size, whole, status = asyncio.get_running_loop().time() + self.body_s, 0, False, 0
         started = perf_counter()

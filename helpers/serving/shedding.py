@@ -5,10 +5,10 @@ bear, refusing would take the time of answering.
 """
 
 from collections.abc import Callable, Iterable
-from uuid import uuid4
 
 from helpers.serving.problems import RETRY
 from helpers.serving.raw_answer import raw_answer
+from helpers.serving.request_id import new_request_id
 
 TARGETS = {b"/predict", b"/predict_single", b"/predict_batch"}
 BODY = b'{"detail":"too many requests are waiting already; try again in a second"}'
@@ -30,4 +30,4 @@ class Shedder:
     def refuse(self, target: bytes, defaults: Iterable[tuple[bytes, bytes]], *, closes: bool) -> bytes:
         """The whole answer, as `serving.raw_answer` has it."""
         self.answered(target.partition(b"?")[0].decode(), 503, 0.0)
-        return raw_answer(503, BODY, RETRY, uuid4().hex, defaults, closes=closes)
+        return raw_answer(503, BODY, RETRY, new_request_id(), defaults, closes=closes)
