@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 TIMEOUT_S = 30.0
+TICK_S = 0.001  # no timer of the event loop is finer
 
 
 @dataclass
@@ -91,7 +92,7 @@ async def open_loop(port: int, requests: list[bytes], rate: float, seconds: floa
         if due - started > seconds:
             break
         if (wait := due - time.perf_counter()) > 0:
-            await asyncio.sleep(wait)
+            await asyncio.sleep(max(wait, TICK_S))  # and then send all that is due
         request = requests[turn % len(requests)]
         while idle and idle[-1].closed:
             idle.pop()

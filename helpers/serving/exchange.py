@@ -61,22 +61,26 @@ class Exchange:
     def __init__(self, exchanges: Exchanges, connection: HttpToolsProtocol, render: Render, content_type: str) -> None:
         self._exchanges, self._connection, self._render = exchanges, connection, render
         self._route, self._content_type = connection.url.decode(), content_type
-        self._id, self._begun, self._timer = new_request_id(), perf_counter(), None
+        self._id, self._timer = new_request_id(), None
+        self._begun = self._started = perf_counter()
         self._future: Future[Prediction] = Future()
-        self.message_event = self
         self.body, self.more_body, self.disconnected, self.response_complete = b"", True, False, False
         self.keep_alive = connection.parser.get_http_version() != "1.0" and connection.parser.should_keep_alive()
+
+    @property
+    def message_event(self) -> "Exchange":
+        return self
 
     def set(self) -> None:
         """Something came."""
         if self.disconnected:
-            self._future.cancel()  # takes it out of the queue
+            self._end().cancel()  # takes it out of the queue
         elif not self.more_body and not self.response_complete:
             self._start()
 
     def refuse(self, error: Exception) -> None:
         """Answers what `error` says, and ends the connection where the request is not whole."""
-        self._future.cancel()
+        self._end().cancel()
         self._future = Future()
         self._future.set_exception(error)
         self.keep_alive = self.keep_alive and not self.more_body
@@ -97,13 +101,19 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - described to the client
             self.refuse(error)
 
-    def _answer(self):
-        if self.response_complete or self.disconnected or self._future.cancelled():
-            return
+    def _end(self):
+        """Takes the future away, whose callback leads back here: the collector would have to find each such circle."""
         if self._timer:
             self._timer.cancel()
+        future, self._future = self._future, None
+        return future
+
+    def _answer(self):
+        if self._future is None or not self._future.done():  # the client has left, or it was refused
+            return
+        seconds = perf_counter() - self._started
         try:
-            prediction, seconds = self._future.result(), perf_counter() - self._started
+            prediction = self._end().result()
             status, body, headers = 200, self._render(prediction, self._id, seconds), {}
             self._exchanges.inference.recorder.put(self._id, (prediction,), seconds)
         except Exception as error:  # noqa: BLE001 - described to the client, and logged where it is unknown
