@@ -83,7 +83,9 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             rgb = _to_rgb(image)
             if (turn := _UPRIGHT.get(_orientation(image))) is not None:
                 rgb = rgb.transpose(turn)
-            return np.asarray(ImageOps.fit(rgb, (SIZE, SIZE), method=Image.Resampling.BICUBIC))
+            if rgb.size != (SIZE, SIZE):
+                rgb = ImageOps.fit(rgb, (SIZE, SIZE), method=Image.Resampling.BICUBIC)
+            return np.asarray(rgb)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -152,7 +154,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         scale = _STORED_TO_8_BITS[stored]
         image.info["transparency"] = tuple(map(scale, key)) if isinstance(key, tuple) else scale(key)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(rgba, mask=rgba.getchannel("A"))
