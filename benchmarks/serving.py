@@ -88,9 +88,12 @@ def measure_overload(port: int, requests: list[bytes], seconds: float, repeats: 
         for _ in range(repeats):
             capacity = uvloop.run(closed_loop(port, requests, 64, seconds)).as_dict()["requests_per_second"]
             probes = elsewhere.submit(_probe, port, seconds)
+            before = time.process_time()
             load = uvloop.run(open_loop(port, requests, 2 * capacity, seconds)).as_dict()
+            client = (time.process_time() - before) / seconds
             statuses.update(load["statuses"])
-            sample = {"capacity": capacity, "goodput": load["requests_per_second"] / capacity}
+            goodput = load["requests_per_second"] / capacity
+            sample = {"capacity": capacity, "goodput": goodput, "client_processors": client}
             sample |= {"live_p99": probes.result()["ms"]["p99"], "refused_p99": load["refused_ms"]["p99"] or 0.0}
             samples.append(sample)
     return {key: summarise([sample[key] for sample in samples]) for key in samples[0]} | {"statuses": dict(statuses)}
@@ -171,10 +174,11 @@ def print_table(result: dict) -> None:
     if "overload" not in result:
         return
     overload, swap = result["overload"], result["swap"]
-    goodput, refused, live = (overload[key]["median"] for key in ("goodput", "refused_p99", "live_p99"))
+    keys = ("goodput", "refused_p99", "live_p99", "client_processors")
+    goodput, refused, live, client = (overload[key]["median"] for key in keys)
     print(
         f"ours at twice its capacity: goodput {goodput:.0%} of it, 503 after {refused:.0f} ms (p99), "
-        f"/health/live after {live:.1f} ms (p99); {overload['statuses']}"
+        f"/health/live after {live:.1f} ms (p99), client {client:.2f} processors; {overload['statuses']}"
     )
     print(
         f"ours while its model is swapped under 8 clients: {swap['seconds']['median']:.2f} s a swap, answers after "
