@@ -1,5 +1,6 @@
 """What the README says is so: its commands work, and the names in it exist."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -117,3 +118,14 @@ def test_the_flow_of_ci_runs_what_the_readme_says():
     commands = [step["run"] for step in steps if "run" in step]
     assert {"make run", "make lint"} <= set(commands)
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_figures_of_the_ablation_are_those_of_its_file():
+    result = json.loads((ROOT / "benchmarks" / "results" / "ablation.json").read_text(encoding="utf-8"))
+    for name, row in result["arms"].items():
+        low, high = (f"{100 * value:+.1f}" for value in row["interval"])
+        seen = f"{row['epochs'] * row['images_an_epoch']:,}"
+        points = f"{100 * row['difference']:+.1f} ({low} to {high})"
+        assert f"| {name} | {row['accuracy']:.1%} | {points} | {seen} |" in README
+    assert f"images, seed {result['seed']}, one run an arm" in README
+    assert f"does on {result['options']['images']:,} images" in README
