@@ -1,6 +1,7 @@
 """A service over a store of good and bad versions, and what is sent to it."""
 
 import io
+import socket
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -82,3 +83,11 @@ def npy(array, **options):
     buffer = io.BytesIO()
     np.save(buffer, array, **options)
     return buffer.getvalue()
+
+
+def read_answer(source):
+    """Status, headers and body of the next answer, of a socket or of the file that reads one."""
+    file = source.makefile("rb") if isinstance(source, socket.socket) else source
+    status = int(file.readline().split()[1])
+    headers = dict(line.decode().rstrip().lower().split(": ", 1) for line in iter(file.readline, b"\r\n"))
+    return status, headers, file.read(int(headers["content-length"]))

@@ -1,5 +1,7 @@
 """The shapes of what the service takes and gives, as its documentation shows them."""
 
+import json
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +10,8 @@ from helpers.inference.loader import LoadedModel
 from helpers.inference.prediction import Prediction
 from helpers.inference.swap import Swap
 from helpers.serving.upload import FIELD
+
+TOP_K = 5
 
 _IMAGE = {"type": "string", "format": "binary", "description": "a PNG or JPEG; its content decides, not its name"}
 
@@ -188,3 +192,16 @@ class ModelCard(BaseModel):
             threads=model.threads,
             classes=len(model.labels.fine),
         )
+
+
+def render_name(prediction: Prediction, request_id: str, seconds: float) -> bytes:
+    """The class alone, as a bare JSON string."""
+    return json.dumps(prediction.class_name, ensure_ascii=False).encode()
+
+
+def render(prediction: Prediction, request_id: str, seconds: float, top_k: int = TOP_K) -> bytes:
+    """A `PredictionAnswer` in JSON."""
+    return PredictionAnswer.of(prediction, top_k, request_id, seconds).model_dump_json(by_alias=True).encode()
+
+
+RENDERS = {b"/predict_single": render_name, b"/predict": render}  # of the routes that need no app

@@ -1,6 +1,5 @@
 """The web service: predictions for anyone, changes of the model for whoever may, errors in one sentence."""
 
-import json
 import logging
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -22,12 +21,16 @@ from helpers.serving.answers import (
     HOME_PAGE,
     MANY_IMAGES,
     ONE_IMAGE,
+    RENDERS,
+    TOP_K,
     BatchAnswer,
     CandidateComparison,
     Message,
     ModelCard,
     PredictionAnswer,
     Status,
+    render,
+    render_name,
 )
 from helpers.serving.exchange import STATE, Exchanges
 from helpers.serving.guard import RequestFrame, admin_guard
@@ -39,7 +42,6 @@ from helpers.serving.rate_limit import RateLimit
 from helpers.serving.shedding import Shedder
 
 MAX_BODY_BYTES = 16 * 2**20
-TOP_K = 5
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ def create_app(
     async def lifespan(app):
         with inference.decoders.running(), recorder.running():
             shedder = Shedder(inference.is_full, metrics.responded)
-            yield {STATE: (shedder, Exchanges(inference, _RENDERS, metrics.responded))}
+            yield {STATE: (shedder, Exchanges(inference, RENDERS, metrics.responded))}
 
     app = FastAPI(
         title="CIFAR-100 classifier",
@@ -140,7 +142,7 @@ def _prediction_routes(inference):
     async def predict_single(request: Request) -> Response:
         """The class that the picture shows, as a bare JSON string."""
         prediction, seconds = await inference.one(request)
-        return _json(_render_name(prediction, request.state.request_id, seconds))
+        return _json(render_name(prediction, request.state.request_id, seconds))
 
     @router.post(
         "/predict", operation_id="predict", response_model=PredictionAnswer, openapi_extra={"requestBody": ONE_IMAGE}
@@ -148,7 +150,7 @@ def _prediction_routes(inference):
     async def predict(request: Request, top_k: first_classes = TOP_K) -> Response:
         """The most probable classes with their probabilities, and the version of the model that says so."""
         prediction, seconds = await inference.one(request)
-        return _json(_render(prediction, request.state.request_id, seconds, top_k))
+        return _json(render(prediction, request.state.request_id, seconds, top_k))
 
     @router.post(
         "/predict_batch",
@@ -168,17 +170,6 @@ def _prediction_routes(inference):
 
 def _json(body):
     return Response(body, media_type="application/json")
-
-
-def _render_name(prediction, request_id, seconds):
-    return json.dumps(prediction.class_name, ensure_ascii=False).encode()
-
-
-def _render(prediction, request_id, seconds, top_k=TOP_K):
-    return PredictionAnswer.of(prediction, top_k, request_id, seconds).model_dump_json(by_alias=True).encode()
-
-
-_RENDERS = {b"/predict_single": _render_name, b"/predict": _render}
 
 
 def _model_routes(swapper, guard, metrics):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from held_model import HeldModel, wait_until
 from PIL import Image
-from served import PIXELS, PNG, encode, send, serve
+from served import PIXELS, PNG, encode, read_answer, send, serve
 
 from benchmarks.load import get, post, post_file
 from helpers.serving import connection
@@ -49,18 +49,10 @@ def connect(service):
         yield client
 
 
-def answer(source):
-    """Status, headers and body of the next answer, of a socket or of the file that reads one."""
-    file = source.makefile("rb") if isinstance(source, socket.socket) else source
-    status = int(file.readline().split()[1])
-    headers = dict(line.decode().rstrip().lower().split(": ", 1) for line in iter(file.readline, b"\r\n"))
-    return status, headers, file.read(int(headers["content-length"]))
-
-
 def ask(service, request):
     with connect(service) as client:
         client.sendall(request)
-        return answer(client)
+        return read_answer(client)
 
 
 def by_app(request):
@@ -149,7 +141,7 @@ def test_a_request_may_come_byte_by_byte(service, begun):
         for at in range(0, len(WHOLE), 97):
             client.sendall(WHOLE[at : at + 97])
             time.sleep(0.001)
-        assert answer(client)[0] == 200
+        assert read_answer(client)[0] == 200
     assert begun == [True]
 
 
@@ -161,7 +153,7 @@ def test_requests_sent_at_once_are_answered_in_their_order(shop, begun):
         time.sleep(0.05)
         held.gate.set()
         file = client.makefile("rb")
-        assert [answer(file)[0] for _ in range(4)] == [200, 200, 415, 200]
+        assert [read_answer(file)[0] for _ in range(4)] == [200, 200, 415, 200]
 
 
 @pytest.mark.parametrize("asks", [b"HTTP/1.0", b"HTTP/1.1\r\nConnection: close"])
@@ -169,7 +161,7 @@ def test_a_connection_ends_where_its_client_asks_for_it(service, begun, asks):
     with connect(service) as client:
         client.sendall(WHOLE.replace(b"HTTP/1.1", asks, 1))
         file = client.makefile("rb")
-        status, headers, _ = answer(file)
+        status, headers, _ = read_answer(file)
         assert (status, headers["connection"]) == (200, "close")
         assert file.read() == b""
     assert begun == [True]
@@ -181,7 +173,7 @@ def test_a_body_that_does_not_end_is_408_in_time_and_counted(service, monkeypatc
     with connect(service) as client:
         client.sendall(WHOLE[:-10])
         file = client.makefile("rb")
-        status, headers, body = answer(file)
+        status, headers, body = read_answer(file)
         assert (status, headers["connection"], file.read()) == (408, "close", b"")
     assert json.loads(body) == {"detail": "the request's body took more than 0.3 s; send it again"}
     assert 0.29 <= time.monotonic() - started < 3
@@ -199,7 +191,7 @@ def test_a_body_in_time_is_not_held_against_the_answer(shop, monkeypatch):
         wait_until(lambda: held.sizes)
         time.sleep(0.4)
         held.gate.set()
-        assert answer(client)[0] == 200
+        assert read_answer(client)[0] == 200
 
 
 def test_what_is_on_its_way_is_answered_before_the_server_stops(shop):
@@ -210,7 +202,7 @@ def test_what_is_on_its_way_is_answered_before_the_server_stops(shop):
             client.sendall(WHOLE)
             wait_until(lambda: held.sizes)
             pool.submit(lambda: (time.sleep(0.3), held.gate.set()))
-        status, headers, _ = answer(client)
+        status, headers, _ = read_answer(client)
     assert (status, headers["connection"]) == (200, "close")
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from held_model import HeldModel, wait_until
-from served import PNG, send, serve
+from served import PNG, read_answer, send, serve
 
 from benchmarks.load import get, post_file
 from helpers.serving.shedding import Shedder
@@ -34,11 +34,9 @@ def ask(service, request):
 
 
 def answer(connection):
-    """Status, headers and body of the next answer on `connection`, or in the file that reads it."""
-    file = connection.makefile("rb") if isinstance(connection, socket.socket) else connection
-    status = int(file.readline().split()[1])
-    headers = dict(line.decode().rstrip().lower().split(": ", 1) for line in iter(file.readline, b"\r\n"))
-    return status, headers, json.loads(file.read(int(headers["content-length"])))
+    """Status, headers and decoded body of the next answer."""
+    status, headers, body = read_answer(connection)
+    return status, headers, json.loads(body)
 
 
 @pytest.mark.parametrize("route", ["/predict_single", "/predict?top_k=3", "/predict_batch"])
