@@ -374,6 +374,7 @@ def test_after_ten_minutes_without_the_bucket_one_poll_catches_up_and_no_predict
             wait_until(lambda: leased_versions(shop.registry.store, "tiny") == {first})
             with gcs.away(kind):
                 time.sleep(count(2, 600))
+                wait_until(lambda: "cannot follow the alias" in caplog.text)  # a look waits for its patience first
                 gcs.put("bucket", f"suite/{alias}", promoted, {}, {})
                 assert seen[-1] == (200, first)
             back = time.monotonic()
