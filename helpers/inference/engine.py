@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -111,18 +112,24 @@ class OpenVinoEngine:
             raise ModelRejected("model.onnx cannot be compiled by OpenVINO; export it again") from error
         self.threads: int = compiled.get_property("INFERENCE_NUM_THREADS")
         self.precision = _compiled_precision(compiled)
-        self._request = compiled.create_infer_request()
-        self._one_at_a_time = threading.Lock()
+        self._free: SimpleQueue = SimpleQueue()
+        for _ in range(2):  # OpenVINO begins the second the moment the first is done, whatever the interpreter is at
+            self._free.put(compiled.create_infer_request())
 
     def run(self, images: np.ndarray) -> Scores:
-        """Scores of uint8 (n, 32, 32, 3) images; whether they make sense is for the caller to check."""
+        """Scores of uint8 (n, 32, 32, 3) images; whether they make sense is for the caller to check.
+
+        Two threads may call it at once: the images of one are computed after those of the other.
+        """
+        request = self._free.get()
         try:
-            with self._one_at_a_time:
-                self._request.start_async({INPUT: images})  # infer() would compute in this thread, which needs the GIL
-                self._request.wait()
-                results = self._request.results
+            request.start_async({INPUT: images})  # infer() would compute in this thread, which needs the GIL
+            request.wait()
+            results = request.results
         except RuntimeError as error:
             raise ModelRejected(f"model.onnx fails on a batch of {len(images)} images; export it again") from error
+        finally:
+            self._free.put(request)
         return Scores(*(results[name] for name in OUTPUTS))
 
 

@@ -15,7 +15,7 @@ from helpers.inference.loader import IMAGE_SHAPE, LoadedModel
 from helpers.inference.prediction import Prediction
 
 STOPPING = "the server is stopping; send requests elsewhere"
-WORKERS = 2  # one tells the answers while the other has the engine
+WORKERS = 3  # one has the engine, one comes next, and one tells the answers
 RECENT = 256  # images kept for a replay, 3 kB each
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,9 @@ class _Job:
 class Predictor:
     """Answers images from many threads by one engine, in batches of whatever waits when the engine is ready.
 
-    It never waits for a batch to fill: an idle engine takes a lone request at once, a busy one finds the next batch
-    already there. A model that fails while it serves is replaced by the one before it, and its batch answered by that.
+    It never waits for a batch to fill: an idle engine takes a lone request at once. While it is busy, requests gather,
+    and half a full batch goes and stands behind the one that runs, so that the engine need not wait for the
+    interpreter. A model that fails while it serves is replaced by the one before it, and its batch answered by that.
 
     Args:
         model: serves until `swap`.
@@ -67,11 +68,10 @@ class Predictor:
         self.listeners = Listeners()
         self._model, self._previous = model, None
         self._jobs: deque[_Job] = deque()
-        self._waiting = 0
+        self._waiting = self._under_way = 0  # images, and batches
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
         self._closed = False
-        self._engine = threading.Lock()
         self._workers = [threading.Thread(target=self._work, name="predictor", daemon=True) for _ in range(WORKERS)]
         for worker in self._workers:
             worker.start()
@@ -160,28 +160,37 @@ class Predictor:
             self.check_room(len(images))
             self._jobs.append(job)
             self._waiting += len(images)
-            self._changed.notify()
+            if self._is_worth_a_batch():
+                self._changed.notify()
         return job.future
 
     def _work(self):
-        while True:
-            with self._engine:
-                jobs = self._take()
-                live = [job for job in jobs if self._is_live(job)]
-                batch = self._run(live) if live else None
+        while jobs := self._take():
+            live = [job for job in jobs if self._is_live(job)]
+            batch = self._run(live) if live else None
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify()
             if batch:
                 self._answer(live, *batch)
-            elif not jobs:
-                return
+
+    def _room(self):
+        return min(self.max_batch, self._model.batch_size)
+
+    def _is_worth_a_batch(self):
+        if self._under_way == 0:
+            return self._waiting > 0
+        return self._under_way == 1 and 2 * self._waiting >= self._room()
 
     def _take(self):
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            jobs, room = [], min(self.max_batch, self._model.batch_size)
+            self._changed.wait_for(lambda: self._is_worth_a_batch() or self._closed)
+            jobs, room = [], self._room()
             while self._jobs and (not jobs or len(self._jobs[0].images) <= room):
                 jobs.append(self._jobs.popleft())
                 room -= len(jobs[-1].images)
                 self._waiting -= len(jobs[-1].images)
+            self._under_way += bool(jobs)
             return jobs
 
     def _is_live(self, job):

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from conftest import QUANTISATION, make_bundle
@@ -42,12 +44,21 @@ def test_it_gives_all_outputs_for_any_batch_size(tmp_path):
             np.testing.assert_allclose(output, images[:count].mean((1, 2)), rtol=0.01)
 
 
-def test_results_outlive_the_next_run(tmp_path):
+def test_results_outlive_the_next_runs(tmp_path):
     engine = OpenVinoEngine(write_graph(tmp_path / "model.onnx"), threads=1)
     black, white = (np.full((1, 32, 32, 3), level, np.uint8) for level in (0, 255))
     first = engine.run(black).probabilities
-    engine.run(white)
+    for _ in range(3):
+        engine.run(white)
     assert first.max() == 0
+
+
+def test_threads_that_call_it_at_once_get_each_their_own_scores(tmp_path):
+    engine = OpenVinoEngine(write_graph(tmp_path / "model.onnx"), threads=1)
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda level: engine.run(np.full((2, 32, 32, 3), level, np.uint8)).logits, range(256))
+    for level, logits in enumerate(found):
+        np.testing.assert_allclose(logits, level, rtol=0.01)
 
 
 @pytest.mark.parametrize(

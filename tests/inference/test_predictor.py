@@ -1,6 +1,7 @@
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,14 +70,30 @@ def test_64_threads_get_each_their_own_answer(start, models, images):
         np.testing.assert_allclose(answer.probabilities, expected[index % 8], atol=1e-3)
 
 
-def test_a_batch_is_what_waits_when_the_engine_is_ready(start, held, images):
+def test_while_the_engine_is_busy_half_a_batch_goes_next_and_the_rest_gathers(start, held, images):
     predictor = start(held, max_batch=32)
     futures = [occupy(predictor, images[0])]
-    futures += [predictor.submit(images[i % 8]) for i in range(70)]
-    assert predictor.waiting == 70
+    futures += [predictor.submit(images[i % 8]) for i in range(15)]
+    time.sleep(0.05)
+    assert (predictor.waiting, held.sizes) == (15, [1])
+    futures.append(occupy(predictor, images[7]))
+    wait_until(lambda: held.sizes == [1, 16])
+    futures += [predictor.submit(images[i % 8]) for i in range(40)]
+    time.sleep(0.05)
+    assert (predictor.waiting, held.sizes) == (40, [1, 16])
     held.gate.set()
-    assert len([future.result(10) for future in futures]) == 71
-    assert held.sizes == [1, 32, 32, 6]
+    assert len([future.result(10) for future in futures]) == 57
+    assert held.sizes == [1, 16, 32, 8]
+
+
+def test_batches_are_half_as_large_on_a_machine_that_does_half_as_many_in_time(start, models, images):
+    held = HeldModel(replace(models[0], batch_size=4))
+    predictor = start(held)
+    futures = [occupy(predictor, images[0]), predictor.submit(images[1]), occupy(predictor, images[2])]
+    futures += [predictor.submit(image) for image in images]
+    held.gate.set()
+    assert len([future.result(10) for future in futures]) == 11
+    assert held.sizes == [1, 2, 4, 4]
 
 
 def test_the_next_batch_has_the_engine_while_the_answers_of_the_last_are_told(start, models, images):

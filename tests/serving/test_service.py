@@ -186,12 +186,12 @@ def test_a_client_that_leaves_while_it_waits_is_not_answered(shop):
         others = [pool.submit(send, service.client)]
         wait_until(lambda: held.sizes)
         others += [pool.submit(send, service.client) for _ in range(3)]
-        wait_until(lambda: service.predictor.waiting == 3)
+        wait_until(lambda: len(held.sizes) == 2 and service.predictor.waiting == 2)
         part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + PNG + b"\r\n--x--\r\n"
         head = b"POST /predict_single HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
             connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(part) + part)
-            wait_until(lambda: service.predictor.waiting == 4)
+            wait_until(lambda: service.predictor.waiting == 3)
         time.sleep(0.2)
         held.gate.set()
         assert [other.result(10).status_code for other in others] == [200] * 4
