@@ -104,6 +104,7 @@ ORDER = (
     "serving.request_id",
     "serving.guard",
     "serving.open_inference",
+    "serving.model_routes",
     "serving.monitoring_routes",
     "serving.raw_answer",
     "serving.shedding",

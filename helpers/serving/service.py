@@ -1,17 +1,15 @@
 """The web service: predictions for anyone, changes of the model for whoever may, errors in one sentence."""
 
-import logging
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-import anyio
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
 
 from helpers.inference.loader import LoadedModel
-from helpers.inference.predictor import RECENT, Predictor
+from helpers.inference.predictor import Predictor
 from helpers.inference.swap import Swapper
 from helpers.monitoring.metrics import Metrics
 from helpers.monitoring.prediction_log import PredictionLog
@@ -24,9 +22,6 @@ from helpers.serving.answers import (
     RENDERS,
     TOP_K,
     BatchAnswer,
-    CandidateComparison,
-    Message,
-    ModelCard,
     PredictionAnswer,
     Status,
     render,
@@ -35,15 +30,14 @@ from helpers.serving.answers import (
 from helpers.serving.exchange import STATE, Exchanges
 from helpers.serving.guard import RequestFrame, admin_guard
 from helpers.serving.inference import Inference
+from helpers.serving.model_routes import model_routes
 from helpers.serving.monitoring_routes import monitoring_routes
 from helpers.serving.open_inference import open_inference_routes
-from helpers.serving.problems import LOAD_ERRORS, RETRY, handle_errors, problems, without_paths
+from helpers.serving.problems import handle_errors, problems
 from helpers.serving.rate_limit import RateLimit
 from helpers.serving.shedding import Shedder
 
 MAX_BODY_BYTES = 16 * 2**20
-
-_logger = logging.getLogger(__name__)
 
 
 def create_app(
@@ -103,7 +97,7 @@ def create_app(
     app.state.shadow = None
     app.add_middleware(RequestFrame, max_body_bytes=max_body_bytes, answered=metrics.responded)
     app.include_router(_prediction_routes(inference))
-    app.include_router(_model_routes(swapper, admin_guard(admin_token, require_token), metrics))
+    app.include_router(model_routes(swapper, admin_guard(admin_token, require_token), metrics))
     app.include_router(monitoring_routes(recorder, predictor, admin_token))
     app.include_router(_health_routes(inference))
     app.include_router(open_inference_routes(inference))
@@ -170,74 +164,6 @@ def _prediction_routes(inference):
 
 def _json(body):
     return Response(body, media_type="application/json")
-
-
-def _model_routes(swapper, guard, metrics):
-    router = APIRouter(tags=["model"])
-    admin = APIRouter(dependencies=[Depends(guard)], responses=problems(400, 401, 403, 404, 409, 422, 500, 503))
-    Replayed = Annotated[int, Query(ge=0, le=RECENT, description="recent images to compare both models on")]
-
-    async def done(change, *arguments) -> Message:
-        old = swapper.predictor.model.version
-        try:
-            swap = await anyio.to_thread.run_sync(change, *arguments)
-            metrics.swapped("done")
-            return Message.of(swap)
-        except Exception as error:
-            status = next((code for kind, code in LOAD_ERRORS.items() if isinstance(error, kind)), 500)
-            metrics.swapped("busy" if status == 409 else "refused" if status < 500 else "failed")
-            reason = without_paths(str(error))
-            if status == 500:
-                _logger.exception("could not change the model")
-                reason = "the model could not be loaded; the server's log says why"
-            after = "" if status == 409 else f"; version {old} goes on serving"
-            raise HTTPException(status, reason + after, RETRY if status in (409, 503) else None) from error
-
-    @admin.get("/reload_model", operation_id="reload_model", response_model_exclude_none=True)
-    @admin.post("/reload_model", operation_id="reload_model_by_post", response_model_exclude_none=True)
-    async def reload_model(replay: Replayed = 0) -> Message:
-        """Loads the model again that the current model_dir points to."""
-        return await done(swapper.change, swapper.model_dir, replay)
-
-    @admin.get("/change_model", operation_id="change_model", response_model_exclude_none=True)
-    @admin.post("/change_model", operation_id="change_model_by_post", response_model_exclude_none=True)
-    async def change_model(
-        string_input: Annotated[
-            str,
-            Query(
-                max_length=1024,
-                description="model_dir under the configured bucket",
-                examples=["models/cifar100-vgg16", "models/cifar100-vgg16/versions/20261101T120000Z-0123456789ab"],
-            ),
-        ],
-        replay: Replayed = 0,
-    ) -> Message:
-        """Loads the model of another model_dir; if it cannot be loaded, the old one goes on serving."""
-        return await done(swapper.change, string_input, replay)
-
-    @admin.get("/rollback_model", operation_id="rollback_model", response_model_exclude_none=True)
-    @admin.post("/rollback_model", operation_id="rollback_model_by_post", response_model_exclude_none=True)
-    async def rollback_model(replay: Replayed = 0) -> Message:
-        """Puts the model before in place again, at once and without the bucket."""
-        return await done(swapper.roll_back, replay)
-
-    @router.get("/model", operation_id="describe_model")
-    async def describe_model() -> ModelCard:
-        """The model that answers now."""
-        return ModelCard.of(swapper.predictor.model, swapper.model_dir)
-
-    @router.get("/candidate", operation_id="compare_candidate", responses=problems(404))
-    async def compare_candidate(request: Request) -> CandidateComparison:
-        """What the candidate said, or would have said, to the requests of late, beside the model in production."""
-        shadow = request.app.state.shadow
-        if comparison := shadow and shadow.comparison():
-            return CandidateComparison(**vars(comparison))
-        raise HTTPException(
-            404, "no candidate runs beside this model; start the server with --shadow or --canary, and promote one"
-        )
-
-    router.include_router(admin)
-    return router
 
 
 def _health_routes(inference):
