@@ -6,14 +6,17 @@ from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from helpers.serving.exchange import STATE
+from helpers.serving.problems import Problem
+from helpers.serving.raw_answer import raw_answer
+from helpers.serving.request_id import new_request_id
 
-HEADERS_S = 10.0
+ARRIVAL_S = 10.0  # of headers, and of the body of an exchange
 MAX_HEADER_BYTES = 64 * 2**10
 MAX_CONNECTIONS = 512
 
 
 class Connection(HttpToolsProtocol):
-    """Answers 408 where headers take more than `HEADERS_S` seconds, 431 where they have more than `MAX_HEADER_BYTES`.
+    """Answers 408 where headers take more than `ARRIVAL_S` seconds, 431 where they have more than `MAX_HEADER_BYTES`.
 
     uvicorn would wait for ever, and gather for ever. What is no HTTP is answered 400. Past `MAX_CONNECTIONS` a
     connection is told 503 and when to come back, whatever it asks; past twice as many it is closed. A request that
@@ -33,7 +36,7 @@ class Connection(HttpToolsProtocol):
             return
         if len(self.connections) > MAX_CONNECTIONS:
             self.app = _too_many
-        self._deadline = self.loop.call_later(HEADERS_S, self._too_slow)
+        self._deadline = self.loop.call_later(ARRIVAL_S, self._too_slow)
 
     def data_received(self, data):
         super().data_received(data)
@@ -44,7 +47,7 @@ class Connection(HttpToolsProtocol):
         elif self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(431, f"the request's headers have more than {MAX_HEADER_BYTES} bytes; send fewer")
         elif self._awaited and not self._deadline:  # most requests come whole, and need none
-            self._deadline = self.loop.call_later(HEADERS_S, self._too_slow)
+            self._deadline = self.loop.call_later(ARRIVAL_S, self._too_slow)
         elif not self._awaited:
             self._forget_deadline()
 
@@ -95,7 +98,7 @@ class Connection(HttpToolsProtocol):
             self._deadline = None
 
     def _too_slow(self):
-        sentence = f"the request's {self._awaited} took more than {HEADERS_S:g} s; send it again"
+        sentence = f"the request's {self._awaited} took more than {ARRIVAL_S:g} s; send it again"
         if self._awaited == "body":
             self.cycle.refuse(HTTPException(408, sentence))
         else:
@@ -103,9 +106,8 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status, sentence):
         self._forget_deadline()
-        body = json.dumps({"detail": sentence}).encode()
-        head = f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        body, defaults = Problem(detail=sentence).model_dump_json().encode(), self.server_state.default_headers
+        self.transport.write(raw_answer(status, body, {}, new_request_id(), defaults, closes=True))
         self.transport.close()
 
 

@@ -32,7 +32,7 @@ def read(client):
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 def test_headers_that_do_not_end_are_408_in_time_and_others_are_served_meanwhile(port, monkeypatch, sent):
-    monkeypatch.setattr(connection, "HEADERS_S", 0.3)
+    monkeypatch.setattr(connection, "ARRIVAL_S", 0.3)
     started = time.monotonic()
     with connect(port) as slow, connect(port) as other:
         slow.sendall(sent)
@@ -45,7 +45,7 @@ def test_headers_that_do_not_end_are_408_in_time_and_others_are_served_meanwhile
 
 
 def test_headers_that_trickle_are_408_too(port, monkeypatch):
-    monkeypatch.setattr(connection, "HEADERS_S", 0.3)
+    monkeypatch.setattr(connection, "ARRIVAL_S", 0.3)
     with connect(port) as client:
         try:
             for byte in REQUEST[:-1]:
@@ -57,7 +57,7 @@ def test_headers_that_trickle_are_408_too(port, monkeypatch):
 
 
 def test_the_deadline_is_of_each_request_and_not_of_the_connection(port, monkeypatch):
-    monkeypatch.setattr(connection, "HEADERS_S", 0.3)
+    monkeypatch.setattr(connection, "ARRIVAL_S", 0.3)
     with connect(port) as client:
         for _ in range(5):
             client.sendall(REQUEST)
@@ -93,7 +93,7 @@ def test_what_is_no_http_is_400_in_a_sentence(port, request_bytes):
         client.sendall(request_bytes)
         answer = read(client)
     assert answer.startswith("HTTP/1.1 400 ")
-    assert answer.endswith('{"detail": "the request is not valid HTTP; check how it was written"}')
+    assert answer.endswith('{"detail":"the request is not valid HTTP; check how it was written"}')
 
 
 def test_past_the_limit_connections_are_told_to_come_back_and_those_before_are_served(port, monkeypatch):

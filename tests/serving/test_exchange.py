@@ -168,7 +168,7 @@ def test_a_connection_ends_where_its_client_asks_for_it(service, begun, asks):
 
 
 def test_a_body_that_does_not_end_is_408_in_time_and_counted(service, monkeypatch):
-    monkeypatch.setattr(connection, "HEADERS_S", 0.3)
+    monkeypatch.setattr(connection, "ARRIVAL_S", 0.3)
     started = time.monotonic()
     with connect(service) as client:
         client.sendall(WHOLE[:-10])
@@ -182,7 +182,7 @@ def test_a_body_that_does_not_end_is_408_in_time_and_counted(service, monkeypatc
 
 
 def test_a_body_in_time_is_not_held_against_the_answer(shop, monkeypatch):
-    monkeypatch.setattr(connection, "HEADERS_S", 0.3)
+    monkeypatch.setattr(connection, "ARRIVAL_S", 0.3)
     held = HeldModel(shop.models[0])
     with serve(shop, held) as service, connect(service) as client:
         client.sendall(WHOLE[:-10])
