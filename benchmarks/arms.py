@@ -1,6 +1,7 @@
 """What is timed: functions that do a fixed amount of work each time they are called, and give its rate.
 
-Training begins with two steps that are not timed, so that what another arm has left behind does not count.
+Of training the steps after the second are timed, to the end of the last: what an epoch costs once is a thousandth of
+one, and much of the few steps here; and what another arm has left behind does not count.
 """
 
 import io
@@ -24,19 +25,23 @@ CONVOLUTIONS = ((32, 64), (16, 128), (8, 256), (4, 512))  # side, and channels i
 
 
 def plain_arm(config, weights, batches: Split, batch_size: int, jit_compile: bool):
-    """A function that trains the plain network for one epoch of `batches` and gives images/s."""
+    """A function that trains the plain network for one epoch of `batches`, `WARM` and more, and gives images/s."""
     network, targets = build_plain(**config), np.eye(CLASSES, dtype=np.float32)[batches.labels]
     set_weights(network, weights)
     compile_plain(network, Recipe(), 10_000, jit_compile)
 
-    def epoch(part):
-        network.fit(batches.images[part], targets[part], batch_size=batch_size, verbose=0)
+    def epoch(clock):
+        network.fit(batches.images, targets, batch_size=batch_size, verbose=0, callbacks=[clock])
 
-    return lambda: epoch(slice(WARM * batch_size)) or rate(len(batches), lambda: epoch(slice(None)))
+    return lambda: _rate_of_steps(batch_size, epoch)
 
 
 def our_arms(config, weights, batches: Split, batch_size: int) -> dict:
-    """Functions that give images/s: an epoch as `train` runs it, and its step alone on one batch in memory."""
+    """Functions that give images/s: an epoch as `train` runs it, and its step alone on one batch in memory.
+
+    Args:
+        batches: `WARM` and more.
+    """
     import tensorflow as tf
     from tqdm import tqdm
 
@@ -46,12 +51,12 @@ def our_arms(config, weights, batches: Split, batch_size: int) -> dict:
     train(network, batches, batches.take(slice(250)), recipe, progress=False)  # leaves the network compiled
     feed = make_feed(network, batches.images, recipe.resolution(0))
     images, labels = (tf.constant(part[:batch_size]) for part in (batches.images, batches.labels))
-    steps = len(batches) // batch_size
+    steps = len(batches) // batch_size - WARM
 
-    def epoch(batches):
+    def epoch(clock):
         bar = tqdm(total=steps, file=io.StringIO())
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
-        feed.fit(make_batches(batches, recipe, 0), shuffle=False, verbose=0, callbacks=[callback])
+        feed.fit(make_batches(batches, recipe, 0), shuffle=False, verbose=0, callbacks=[callback, clock])
         bar.close()
 
     @tf.function(jit_compile=False)
@@ -65,11 +70,19 @@ def our_arms(config, weights, batches: Split, batch_size: int) -> dict:
     def bare(steps):
         float([step(images, labels) for _ in range(steps)][-1])
 
-    few = batches.take(slice(WARM * batch_size))
     return {
-        "ours": lambda: epoch(few) or rate(len(batches), lambda: epoch(batches)),
-        "ours, bare step": lambda: bare(WARM) or rate(len(batches), lambda: bare(steps)),
+        "ours": lambda: _rate_of_steps(batch_size, epoch),
+        "ours, bare step": lambda: bare(WARM) or rate(steps * batch_size, lambda: bare(steps)),
     }
+
+
+def _rate_of_steps(batch_size, epoch):
+    """Images/s of all steps after `WARM` of what `epoch` does with a callback."""
+    ends = []
+    epoch(
+        load_keras().callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
+    )
+    return batch_size * (len(ends) - WARM) / (ends[-1] - ends[WARM - 1])
 
 
 def limit_arms(batch_size: int) -> dict:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.arms import limit_arms, our_arms, plain_arm, start_xla_arm
+from benchmarks.arms import WARM, limit_arms, our_arms, plain_arm, start_xla_arm
 from benchmarks.budget import SEED, fill, train_ours, train_plain
 from benchmarks.measuring import conclude, measure, summarise
 from benchmarks.plain import CLASSES, SIDE
@@ -59,14 +59,16 @@ def run(options) -> dict:
     batch_size = options.batch_size
     data, training, validation = load_data()
     config, weights = make_start(training, options.width)
-    batches = training.take(slice(options.steps * batch_size))
-    if len(batches) < options.steps * batch_size:
-        raise SystemExit(f"--steps times --batch-size must be at most {len(training)}, the training images")
+    batches = training.take(slice((options.steps + WARM) * batch_size))
+    if len(batches) < (options.steps + WARM) * batch_size:
+        raise SystemExit(f"(--steps + {WARM}) times --batch-size must be at most {len(training)}, the training images")
 
     print("measuring speed ...", file=sys.stderr)
     arms = our_arms(config, weights, batches, batch_size)
     arms["plain"] = plain_arm(config, weights, batches, batch_size, jit_compile=False)
-    fewer = batches.take(slice(max(1, options.steps // 4) * batch_size))  # XLA's steps are several times longer
+    fewer = batches.take(
+        slice((max(1, options.steps // 4) + WARM) * batch_size)
+    )  # XLA's steps are several times longer
     xla, xla_note = None, "skipped"
     if options.xla_limit:
         xla, xla_note = start_xla_arm(options.xla_limit, config, weights, fewer, batch_size)
