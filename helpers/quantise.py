@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from helpers.data.archive import DatasetError
 from helpers.data.dataset import SOURCES, Dataset, load_dataset, split_validation
 from helpers.delivery.bundle import Bundle, BundleError, read_bundle, write_bundle
@@ -30,8 +28,7 @@ def quantise(bundle: Bundle, dataset: Dataset, directory: Path) -> tuple[Choice,
     manifest = bundle.manifest
     if dataset.fingerprint != manifest.data.fingerprint:
         raise ValueError(f"{bundle.path} was trained on {manifest.data.source}, not on {dataset.title}; choose --data")
-    held_out = min(50, np.bincount(dataset.train.labels).min() // 5)  # as in training
-    training, validation = split_validation(dataset.train, held_out)
+    training, validation = split_validation(dataset.train)
     golden = bundle.golden()
     choice = choose_engine(bundle.model_path, training, validation, golden[0])
     if choice.quantisation is None:

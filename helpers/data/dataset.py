@@ -156,12 +156,15 @@ def download_cifar100(folder: Path) -> None:
         raise urllib.error.URLError(f"what it sent is not CIFAR-100: {error}") from error
 
 
-def split_validation(split: Split, per_class: int = 50, seed: int = 0) -> tuple[Split, Split]:
+def split_validation(split: Split, per_class: int | None = None, seed: int = 0) -> tuple[Split, Split]:
     """Training and validation parts of `split`: `per_class` random images of each class are held out.
 
-    With CIFAR-100 and the default these are 45,000 and 5,000 images; the same for the same seed.
+    By default 50, and a fifth of the smallest class where that is fewer; with CIFAR-100 the parts are 45,000 and 5,000
+    images. The same for the same seed.
     """
     counts = np.bincount(split.labels)
+    if per_class is None:
+        per_class = min(50, counts.min() // 5)
     if not 0 < per_class < counts.min():
         raise ValueError(f"per_class must be from 1 to {counts.min() - 1}, got {per_class}")
     held_out = choose_per_class(split.labels, per_class, seed)

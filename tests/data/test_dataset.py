@@ -388,6 +388,13 @@ def test_validation_holds_out_images_of_each_class_and_loses_none():
     np.testing.assert_array_equal(validation.labels, split.labels[validation.images])  # images still have their labels
 
 
+@pytest.mark.parametrize(("images", "held_out"), [(500, 50), (250, 50), (249, 49), (20, 4)])
+def test_validation_holds_out_fifty_of_a_class_or_a_fifth(images, held_out):
+    validation = split_validation(numbered(images))[1]
+
+    assert np.bincount(validation.labels).tolist() == [held_out] * 5
+
+
 def test_validation_is_the_same_for_the_same_seed_and_another_for_another():
     held_out = [split_validation(numbered(20), per_class=4, seed=seed)[1].images.tolist() for seed in (1, 1, 2)]
 
