@@ -94,6 +94,20 @@ def test_each_model_gets_a_detector_of_its_own_and_its_scores_are_logged(log, an
         assert (reader.report("drift"), reader.report("accuracy")) == (report, {"told": 6})
 
 
+@pytest.mark.parametrize(("count", "goes"), [(5, [5]), (30, [12, 12, 6]), (2400, [100] * 24)])
+def test_answers_are_counted_in_few_goes_between_which_requests_have_the_interpreter(answers, count, goes):
+    sizes, recorder = [], Recorder(interval_s=10)
+    look = recorder.watch.look
+    recorder.watch.look = lambda model, predictions: sizes.append(len(predictions)) or look(model, predictions)
+    with recorder.running():
+        for _ in range(count):
+            recorder.put("x", answers[0][:1], 0.1)
+        started = time.monotonic()
+        assert recorder.flush()
+    assert sizes == goes
+    assert time.monotonic() - started >= 0.002 * len(goes)
+
+
 @pytest.mark.parametrize("fault", ["fails", "nan"])
 def test_a_detector_that_fails_or_gives_no_numbers_costs_its_scores_and_nothing_else(log, answers, caplog, fault):
     class Bad(Detector):
