@@ -21,7 +21,7 @@ class Batch:
 
 
 class Listener(Protocol):
-    """Must return at once: the next batch waits for it."""
+    """Must return at once: answers wait for it."""
 
     def answered(self, batch: Batch) -> None:
         """Takes in what was answered."""

@@ -1,4 +1,4 @@
-"""Answers single images: one thread gathers the requests that wait into batches."""
+"""Answers single images: requests that wait are gathered into batches."""
 
 import logging
 import threading
@@ -52,7 +52,7 @@ class Predictor:
         model: serves until `swap`.
         queue_size: images that may wait; past it `submit` raises QueueFull.
         max_batch: images a batch; fewer where `model.batch_size` says so. A request of more is a batch of its own.
-        deadline_s: seconds a request may wait for the engine; past it its future raises DeadlineExceeded.
+        deadline_s: seconds a request may wait for a place in a batch; past it its future raises DeadlineExceeded.
 
     Attributes:
         listeners: told of every batch.
@@ -72,6 +72,7 @@ class Predictor:
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
         self._closed = False
+        self._free_at = 0.0  # when the engine was done with the batch before
         self._workers = [threading.Thread(target=self._work, name="predictor", daemon=True) for _ in range(WORKERS)]
         for worker in self._workers:
             worker.start()
@@ -146,7 +147,7 @@ class Predictor:
         return old
 
     def close(self, timeout: float | None = None) -> None:
-        """Refuses new requests, answers those that wait, and ends the thread; a second call does nothing."""
+        """Refuses new requests, answers those that wait, and ends the threads; a second call does nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -203,32 +204,36 @@ class Predictor:
             return False
         return True
 
-    def _predict(self, images):
+    def _run(self, jobs):
         model = self._model  # read once: a swap must not split a batch
         try:
-            return model, model.predict(images)
-        except ModelRejected as error:
-            with self._changed:
-                if self._model is model:  # nobody has changed it meanwhile
-                    if self._previous is None:
-                        raise
-                    self._model, self._previous = self._previous, None
-                before, model = model, self._model
-            log.exception("version %s failed; version %s serves again", before.version, model.version)
-            self.listeners.failed(before.version, error)
-            return model, model.predict(images)
-
-    def _run(self, jobs):
-        images, started = np.concatenate([job.images for job in jobs]), time.monotonic()
-        try:
-            model, scores = self._predict(images)
+            images, started = np.concatenate([job.images for job in jobs]), time.monotonic()
+            try:
+                scores = model.predict(images)
+            except ModelRejected as error:
+                model = self._give_up(model, error)
+                scores = model.predict(images)
         except Exception as error:
-            log.exception("a batch of %d images failed on version %s", len(images), self._model.version)
+            log.exception("a batch of %d images failed on version %s", sum(len(j.images) for j in jobs), model.version)
             for job in jobs:
                 job.future.set_exception(error)
-            self.listeners.failed(self._model.version, error)
+            self.listeners.failed(model.version, error)
             return None
-        return model, images, scores, time.monotonic() - started
+        ended = time.monotonic()
+        seconds, self._free_at = max(0.0, ended - max(started, self._free_at)), ended  # without the wait for its turn
+        return model, images, scores, seconds
+
+    def _give_up(self, bad, error):
+        """The model that serves in the place of `bad`; raises `error` where there is none."""
+        with self._changed:
+            if self._model is bad:  # nobody has changed it meanwhile
+                if self._previous is None:
+                    raise error
+                self._model, self._previous = self._previous, None
+            good = self._model
+        log.exception("version %s failed; version %s serves again", bad.version, good.version)
+        self.listeners.failed(bad.version, error)
+        return good
 
     def _answer(self, jobs, model, images, scores, seconds):
         self._recent.extend(images)

@@ -6,6 +6,7 @@ from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from helpers.serving.exchange import STATE
+from helpers.serving.guard import HEADERS
 from helpers.serving.problems import Problem
 from helpers.serving.raw_answer import raw_answer
 from helpers.serving.request_id import new_request_id
@@ -16,12 +17,13 @@ MAX_CONNECTIONS = 512
 
 
 class Connection(HttpToolsProtocol):
-    """Answers 408 where headers take more than `ARRIVAL_S` seconds, 431 where they have more than `MAX_HEADER_BYTES`.
+    """Answers 408 where headers take more than `ARRIVAL_S` seconds, 431 past some `MAX_HEADER_BYTES` of them.
 
     uvicorn would wait for ever, and gather for ever. What is no HTTP is answered 400. Past `MAX_CONNECTIONS` a
     connection is told 503 and when to come back, whatever it asks; past twice as many it is closed. A request that
     `serving.shedding.Shedder` takes is refused here; where it is not whole by then the connection is closed, for nobody
-    would wait for the rest. One that `serving.exchange.Exchanges` begin never comes to the app.
+    would wait for the rest. One that `serving.exchange.Exchanges` begin never comes to the app. Neither is done for a
+    client that does not read its answers: the app waits for that, and nothing piles up.
     """
 
     _shedder = None  # while a request is refused
@@ -39,10 +41,13 @@ class Connection(HttpToolsProtocol):
         self._deadline = self.loop.call_later(ARRIVAL_S, self._too_slow)
 
     def data_received(self, data):
+        before = self._awaited
         super().data_received(data)
-        if self._awaited == "headers":
+        if before == self._awaited == "headers":
             self._header_bytes += len(data)
-        if self._shedder:
+        if self.transport.is_closing():
+            self._forget_deadline()
+        elif self._shedder:
             self._shed(closes=True)
         elif self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(431, f"the request's headers have more than {MAX_HEADER_BYTES} bytes; send fewer")
@@ -52,14 +57,17 @@ class Connection(HttpToolsProtocol):
             self._forget_deadline()
 
     def on_message_begin(self):
+        self._unset_keepalive_if_required()  # the request before may have ended in the same read
         super().on_message_begin()
         self._awaited = "headers"
 
     def on_headers_complete(self):
+        self._forget_deadline()
         self._awaited, self._header_bytes = None, 0
         shedder, exchanges = self.app_state.get(STATE, (None, None))
-        if shedder and (self.cycle is None or self.cycle.response_complete):
-            if shedder.takes(self.parser.get_method(), self.url):
+        usual = self.app is not _too_many and not self.flow.write_paused
+        if shedder and usual and not self._owes_an_answer():
+            if shedder.takes(self.parser.get_method(), self.url) and not self.parser.should_upgrade():
                 self._shedder = shedder
                 return
             if exchange := exchanges.begin(self):
@@ -92,6 +100,9 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def _owes_an_answer(self):
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _forget_deadline(self):
         if self._deadline:
             self._deadline.cancel()
@@ -101,11 +112,17 @@ class Connection(HttpToolsProtocol):
         sentence = f"the request's {self._awaited} took more than {ARRIVAL_S:g} s; send it again"
         if self._awaited == "body":
             self.cycle.refuse(HTTPException(408, sentence))
+        elif self._owes_an_answer():  # to the request before, which may take its time
+            self._deadline = self.loop.call_later(ARRIVAL_S, self._too_slow)
         else:
             self._refuse(408, sentence)
 
     def _refuse(self, status, sentence):
         self._forget_deadline()
+        self._shedder = None
+        if self._awaited == "headers" and self._owes_an_answer():  # the client would take this one for that
+            self.transport.close()
+            return
         body, defaults = Problem(detail=sentence).model_dump_json().encode(), self.server_state.default_headers
         self.transport.write(raw_answer(status, body, {}, new_request_id(), defaults, closes=True))
         self.transport.close()
@@ -114,6 +131,11 @@ class Connection(HttpToolsProtocol):
 async def _too_many(scope, receive, send):
     body = json.dumps({"detail": f"{MAX_CONNECTIONS} connections are open already; try again in a second"}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    headers += [(b"retry-after", b"1"), (b"connection", b"close")]
+    headers += [
+        *HEADERS,
+        (b"x-request-id", new_request_id().encode()),
+        (b"retry-after", b"1"),
+        (b"connection", b"close"),
+    ]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -30,13 +30,18 @@ class Exchanges:
 
     Args:
         renders: the body of a route's answer.
-        answered: as `serving.guard.RequestFrame` has it.
+        answered, max_body_bytes: as `serving.guard.RequestFrame` has them.
     """
 
     def __init__(
-        self, inference: Inference, renders: dict[bytes, Render], answered: Callable[[str, int, float], None]
+        self,
+        inference: Inference,
+        renders: dict[bytes, Render],
+        answered: Callable[[str, int, float], None],
+        max_body_bytes: int = MAX_BYTES,
     ) -> None:
         self.inference, self.renders, self.answered = inference, renders, answered
+        self._max_bytes = min(MAX_BYTES, max_body_bytes)
 
     def begin(self, connection: HttpToolsProtocol) -> "Exchange | None":
         """The exchange of the request whose headers `connection` has, if it is one of them."""
@@ -44,7 +49,7 @@ class Exchanges:
         render, length = self.renders.get(connection.url), fields.get(b"content-length", b"")
         if render is None or parser.get_method() != b"POST" or parser.should_upgrade() or self.inference.limit:
             return None
-        if not length.isdigit() or int(length) > MAX_BYTES or b"expect" in fields:
+        if not length.isdigit() or int(length) > self._max_bytes or b"expect" in fields:
             return None
         if len(fields) < len(connection.headers):  # which of two counts is for the app to say
             return None
@@ -110,6 +115,9 @@ class Exchange:
 
     def _answer(self):
         if self._future is None or not self._future.done():  # the client has left, or it was refused
+            return
+        if self._connection.transport.is_closing():  # what came after the request was no HTTP
+            self._end()
             return
         seconds = perf_counter() - self._started
         try:

@@ -75,7 +75,7 @@ def create_app(
     async def lifespan(app):
         with inference.decoders.running(), recorder.running():
             shedder = Shedder(inference.is_full, metrics.responded)
-            yield {STATE: (shedder, Exchanges(inference, RENDERS, metrics.responded))}
+            yield {STATE: (shedder, Exchanges(inference, RENDERS, metrics.responded, max_body_bytes))}
 
     app = FastAPI(
         title="CIFAR-100 classifier",

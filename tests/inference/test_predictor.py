@@ -115,6 +115,52 @@ def test_the_next_batch_has_the_engine_while_the_answers_of_the_last_are_told(st
     assert came == [True]
 
 
+def test_the_seconds_of_a_batch_are_without_its_wait_behind_another(start, models, images):
+    told, engine = [], threading.Lock()
+
+    class OneAtATime(HeldModel):
+        def predict(self, images):
+            with engine:
+                time.sleep(0.1)
+                return self.model.predict(images)
+
+    class Listener:
+        def answered(self, batch):
+            told.append((len(batch.images), batch.seconds))
+
+    predictor = start(OneAtATime(models[0]), max_batch=4)
+    predictor.listeners.add(Listener())
+    futures = [occupy(predictor, images[0]), predictor.submit(images[1]), occupy(predictor, images[2])]
+    wait(futures, timeout=10)
+    wait_until(lambda: len(told) == 2)
+    assert [count for count, _ in told] == [1, 2]
+    assert all(0.09 < seconds < 0.15 for _, seconds in told)
+
+
+def test_a_failure_is_told_of_the_version_that_failed_whatever_serves_by_then(start, models, images):
+    class Broken(HeldModel):
+        def predict(self, images):
+            super().predict(images)
+            raise RuntimeError("no memory")
+
+    told = []
+
+    class Listener:
+        def failed(self, version, error):
+            told.append(version)
+
+    broken = Broken(models[0])
+    predictor = start(broken)
+    predictor.listeners.add(Listener())
+    future = occupy(predictor, images[0])
+    predictor.swap(models[1])
+    broken.gate.set()
+    with pytest.raises(RuntimeError, match="no memory"):
+        future.result(5)
+    wait_until(lambda: told)
+    assert told == [models[0].version]
+
+
 def test_past_the_queue_requests_are_refused_until_there_is_room(start, held, images):
     predictor = start(held, queue_size=2)
     first = occupy(predictor, images[0])

@@ -194,6 +194,67 @@ def test_a_body_in_time_is_not_held_against_the_answer(shop, monkeypatch):
         assert read_answer(client)[0] == 200
 
 
+def test_the_time_of_a_body_does_not_begin_with_the_connection(service, monkeypatch):
+    monkeypatch.setattr(connection, "ARRIVAL_S", 0.4)
+    with connect(service) as client:
+        for part in (WHOLE[:30], WHOLE[30:-10], WHOLE[-10:]):
+            time.sleep(0.16)
+            client.sendall(part)
+        assert read_answer(client)[0] == 200
+
+
+def test_headers_behind_a_request_may_wait_for_its_answer(shop, monkeypatch):
+    monkeypatch.setattr(connection, "ARRIVAL_S", 0.2)
+    held = HeldModel(shop.models[0])
+    with serve(shop, held) as service, connect(service) as client:
+        client.sendall(WHOLE + b"GET /health/l")
+        wait_until(lambda: held.sizes)
+        time.sleep(0.5)
+        held.gate.set()
+        file = client.makefile("rb")
+        assert [read_answer(file)[0] for _ in range(2)] == [200, 408]
+
+
+@pytest.mark.parametrize("more", [b"", WHOLE])
+def test_what_is_no_http_behind_a_request_ends_the_connection_without_another_answer(shop, caplog, more):
+    held = HeldModel(shop.models[0])
+    with serve(shop, held) as service, connect(service) as client:
+        client.sendall(WHOLE + more + b"\x16\x03\x01\x02\r\n\r\n")
+        assert client.recv(1) == b""
+        held.gate.set()
+        assert send(service.client).status_code == 200
+    assert "Exception in callback" not in caplog.text
+
+
+def test_a_client_that_does_not_read_is_left_to_the_app_which_waits_for_it(service, begun, monkeypatch):
+    made = connection.Connection.connection_made
+
+    def pause(self, transport):
+        made(self, transport)
+        self.flow.write_paused = True
+
+    monkeypatch.setattr(connection.Connection, "connection_made", pause)
+    assert ask(service, WHOLE)[0] == 200
+    assert begun == []
+
+
+def test_past_the_limit_of_connections_predictions_too_are_told_to_come_back(shop, monkeypatch, begun):
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
+    with serve(shop) as service, connect(service) as first, connect(service) as second:
+        for client in (first, second):
+            client.sendall(WHOLE)
+            assert read_answer(client)[0] == 200
+        status, headers, _ = ask(service, WHOLE)
+        assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+        assert (len(headers["x-request-id"]), headers["cache-control"]) == (32, "no-store")
+    assert begun == [True, True]
+
+
+def test_the_limit_of_a_body_is_that_of_the_app(shop):
+    with serve(shop, max_body_bytes=1000) as service:
+        assert ask(service, WHOLE)[0] == ask(service, by_app(WHOLE))[0] == 413
+
+
 def test_what_is_on_its_way_is_answered_before_the_server_stops(shop):
     held = HeldModel(shop.models[0])
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:

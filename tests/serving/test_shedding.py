@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -9,6 +10,7 @@ from held_model import HeldModel, wait_until
 from served import PNG, read_answer, send, serve
 
 from benchmarks.load import get, post_file
+from helpers.serving.connection import Connection
 from helpers.serving.shedding import Shedder
 
 
@@ -128,3 +130,40 @@ def test_only_predictions_are_taken_and_only_while_it_is_full():
     assert not shedder.takes(b"POST", b"/predict_single/more")
     assert not shedder.takes(b"POST", b"/change_model")
     assert not Shedder(lambda: False, told.append).takes(b"POST", b"/predict_single")
+
+
+def test_a_refused_request_that_wants_another_protocol_is_the_apps(full, monkeypatch):
+    upgraded = []
+    monkeypatch.setattr(Connection, "_should_upgrade", lambda self: True)  # as where a library for WebSockets is there
+    monkeypatch.setattr(
+        Connection,
+        "handle_websocket_upgrade",
+        lambda self: (upgraded.append(self.scope["method"]), self.transport.close()),
+    )
+    request = post_file("/predict", PNG).replace(b"\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n", 1)
+    with ask(full, request) as connection:
+        assert connection.recv(1) == b""
+    assert upgraded == ["POST"]
+
+
+def test_a_request_behind_a_refused_one_may_take_longer_than_a_connection_is_kept_idle(shop, monkeypatch):
+    made = Connection.connection_made
+
+    def keep_short(self, transport):
+        made(self, transport)
+        self.timeout_keep_alive = 0.2
+
+    def load(model_dir):
+        time.sleep(0.6)
+        return shop.load(model_dir)
+
+    monkeypatch.setattr(Connection, "connection_made", keep_short)
+    held, request = HeldModel(shop.models[0]), post_file("/predict_single", PNG)
+    with serve(shop, held, limits={"queue_size": 1}, load=load) as service, ask(service, request):
+        wait_until(lambda: held.sizes)
+        with ask(service, request):
+            wait_until(lambda: service.predictor.waiting == 1)
+            with ask(service, request + get("/reload_model")) as both:
+                file = both.makefile("rb")
+                assert [read_answer(file)[0] for _ in range(2)] == [503, 200]
+            held.gate.set()
