@@ -31,6 +31,7 @@ from helpers.workspace import ROOT, secret
 
 START_S = 30.0
 DRAIN_S = 10.0
+NEW_OBJECTS = 50_000  # between walks: requests leave no circles, and a walk stops all threads for milliseconds
 
 
 class HostingError(RuntimeError):
@@ -161,7 +162,7 @@ def _serve(arguments, stop):
             f"there is no {model_dir} in {source.bucket} and no bundle in {fallback}; "
             "train and publish a model with the second notebook, or name another --bucket"
         ) from error
-    predictor = Predictor(model)
+    predictor, walks = Predictor(model), gc.get_threshold()
     try:
         with _open_log(arguments) as log:
             app = create_app(
@@ -186,6 +187,7 @@ def _serve(arguments, stop):
             raise HostingError(f"the server at {server.url} ended by itself; the log says why")
     finally:
         gc.unfreeze()
+        gc.set_threshold(*walks)
         predictor.close(timeout=DRAIN_S)
 
 
@@ -195,6 +197,7 @@ def _settle():
 
     gc.collect()
     gc.freeze()
+    gc.set_threshold(NEW_OBJECTS)
 
 
 def _open_log(arguments):
