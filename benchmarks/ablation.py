@@ -16,7 +16,6 @@ and pays in longer training. Each arm that is done is kept beside the JSON file,
 import argparse
 import json
 import sys
-import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import budget
-from benchmarks.arms import WARM
+from benchmarks.arms import time_steps
 from benchmarks.measuring import conclude, measure, summarise
 from benchmarks.training import RESULT as TRAINING_RESULT
 from benchmarks.training import load_data, make_start
@@ -137,20 +136,12 @@ def measure_costs(start, training, names, pairs: int, costs: dict, keep) -> None
         # More batches than are timed, so that their making does not end before the time does.
         some = training.take(slice(2 * STEPS * recipe.batch_size))
         batches = make_batches(some, recipe, sides.index(side))
-        feed, ends = make_feed(networks[compiled], some.images, side), []
+        feed = make_feed(networks[compiled], some.images, side)
 
-        def note(step, logs):
-            float(logs["loss"])  # waits for the step
-            ends.append(time.perf_counter())
-            feed.stop_training = len(ends) == WARM + STEPS
+        def epoch(clock):
+            feed.fit(batches, shuffle=False, verbose=0, callbacks=[clock])
 
-        def sample():
-            ends.clear()
-            callback = load_keras().callbacks.LambdaCallback(on_train_batch_end=note)
-            feed.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
-            return STEPS / (ends[-1] - ends[WARM - 1])
-
-        return sample
+        return lambda: time_steps(epoch, STEPS)
 
     for name in dict.fromkeys((UNCHANGED, *names)):
         if name in costs or (name != UNCHANGED and not _changes_work(name)):

@@ -5,8 +5,10 @@ one, and much of the few steps here; and what another arm has left behind does n
 """
 
 import io
+import math
 import multiprocessing
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,6 +26,20 @@ WARM = 2  # steps
 CONVOLUTIONS = ((32, 64), (16, 128), (8, 256), (4, 512))  # side, and channels in and out
 
 
+def time_steps(epoch: Callable, most: float = math.inf) -> float:
+    """Steps a second of what `epoch` trains with a callback: those after `WARM`, and no more than `most`."""
+    ends = []
+
+    def note(step, logs):
+        float(logs["loss"])  # waits for the step
+        ends.append(time.perf_counter())
+        clock.model.stop_training = len(ends) == WARM + most
+
+    clock = load_keras().callbacks.LambdaCallback(on_train_batch_end=note)
+    epoch(clock)
+    return (len(ends) - WARM) / (ends[-1] - ends[WARM - 1])
+
+
 def plain_arm(config, weights, batches: Split, batch_size: int, jit_compile: bool):
     """A function that trains the plain network for one epoch of `batches`, `WARM` and more, and gives images/s."""
     network, targets = build_plain(**config), np.eye(CLASSES, dtype=np.float32)[batches.labels]
@@ -33,7 +49,7 @@ def plain_arm(config, weights, batches: Split, batch_size: int, jit_compile: boo
     def epoch(clock):
         network.fit(batches.images, targets, batch_size=batch_size, verbose=0, callbacks=[clock])
 
-    return lambda: _rate_of_steps(batch_size, epoch)
+    return lambda: batch_size * time_steps(epoch)
 
 
 def our_arms(config, weights, batches: Split, batch_size: int) -> dict:
@@ -71,18 +87,9 @@ def our_arms(config, weights, batches: Split, batch_size: int) -> dict:
         float([step(images, labels) for _ in range(steps)][-1])
 
     return {
-        "ours": lambda: _rate_of_steps(batch_size, epoch),
+        "ours": lambda: batch_size * time_steps(epoch),
         "ours, bare step": lambda: bare(WARM) or rate(steps * batch_size, lambda: bare(steps)),
     }
-
-
-def _rate_of_steps(batch_size, epoch):
-    """Images/s of all steps after `WARM` of what `epoch` does with a callback."""
-    ends = []
-    epoch(
-        load_keras().callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
-    )
-    return batch_size * (len(ends) - WARM) / (ends[-1] - ends[WARM - 1])
 
 
 def limit_arms(batch_size: int) -> dict:

@@ -66,9 +66,8 @@ def run(options) -> dict:
     print("measuring speed ...", file=sys.stderr)
     arms = our_arms(config, weights, batches, batch_size)
     arms["plain"] = plain_arm(config, weights, batches, batch_size, jit_compile=False)
-    fewer = batches.take(
-        slice((max(1, options.steps // 4) + WARM) * batch_size)
-    )  # XLA's steps are several times longer
+    few = max(1, options.steps // 4) + WARM  # XLA's steps are several times longer
+    fewer = batches.take(slice(few * batch_size))
     xla, xla_note = None, "skipped"
     if options.xla_limit:
         xla, xla_note = start_xla_arm(options.xla_limit, config, weights, fewer, batch_size)
