@@ -1,13 +1,10 @@
 """A connection to the server: uvicorn's own, with a deadline and a limit for headers, and few enough at a time."""
 
-import json
-
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from helpers.serving.exchange import STATE
-from helpers.serving.guard import HEADERS
-from helpers.serving.problems import Problem
+from helpers.serving.problems import RETRY, Problem
 from helpers.serving.raw_answer import raw_answer
 from helpers.serving.request_id import new_request_id
 
@@ -26,7 +23,8 @@ class Connection(HttpToolsProtocol):
     client that does not read its answers: the app waits for that, and nothing piles up.
     """
 
-    _shedder = None  # while a request is refused
+    _is_one_too_many = False
+    _refusal = None  # while a request is refused: gives the bytes, as `serving.shedding.Shedder.refuse`
     _awaited = "headers"  # or the body of an exchange, or None: what has a deadline
     _deadline = None
     _header_bytes = 0
@@ -36,8 +34,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > 2 * MAX_CONNECTIONS:
             transport.abort()
             return
-        if len(self.connections) > MAX_CONNECTIONS:
-            self.app = _too_many
+        self._is_one_too_many = len(self.connections) > MAX_CONNECTIONS
         self._deadline = self.loop.call_later(ARRIVAL_S, self._too_slow)
 
     def data_received(self, data):
@@ -47,8 +44,8 @@ class Connection(HttpToolsProtocol):
             self._header_bytes += len(data)
         if self.transport.is_closing():
             self._forget_deadline()
-        elif self._shedder:
-            self._shed(closes=True)
+        elif self._refusal:
+            self._send_refusal(closes=True)
         elif self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(431, f"the request's headers have more than {MAX_HEADER_BYTES} bytes; send fewer")
         elif self._awaited and not self._deadline:  # most requests come whole, and need none
@@ -64,11 +61,13 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self):
         self._forget_deadline()
         self._awaited, self._header_bytes = None, 0
+        if self._is_one_too_many:
+            self._refusal = _too_many
+            return
         shedder, exchanges = self.app_state.get(STATE, (None, None))
-        usual = self.app is not _too_many and not self.flow.write_paused
-        if shedder and usual and not self._owes_an_answer():
+        if shedder and not self.flow.write_paused and not self._owes_an_answer():
             if shedder.takes(self.parser.get_method(), self.url) and not self.parser.should_upgrade():
-                self._shedder = shedder
+                self._refusal = shedder.refuse
                 return
             if exchange := exchanges.begin(self):
                 self.cycle, self._awaited = exchange, "body"
@@ -76,13 +75,14 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body):
-        if not self._shedder:
+        if not self._refusal:
             super().on_body(body)
 
     def on_message_complete(self):
         self._awaited = None
-        if self._shedder:
-            self._shed(closes=self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive())
+        if self._refusal:
+            kept = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+            self._send_refusal(closes=self._is_one_too_many or not kept)
         else:
             super().on_message_complete()
 
@@ -93,9 +93,14 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg):
         self._refuse(400, "the request is not valid HTTP; check how it was written")
 
-    def _shed(self, closes):
-        shedder, self._shedder = self._shedder, None
-        self.transport.write(shedder.refuse(self.url, self.server_state.default_headers, closes=closes))
+    def _should_upgrade(self):
+        return not self.transport.is_closing() and super()._should_upgrade()
+
+    def _send_refusal(self, closes):
+        refusal, self._refusal = self._refusal, None
+        if self.transport.is_closing():  # one request was enough
+            return
+        self.transport.write(refusal(self.url, self.server_state.default_headers, closes=closes))
         if closes:
             self.transport.close()
         self.on_response_complete()
@@ -119,23 +124,19 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status, sentence):
         self._forget_deadline()
-        self._shedder = None
+        self._refusal = None
         if self._awaited == "headers" and self._owes_an_answer():  # the client would take this one for that
             self.transport.close()
             return
-        body, defaults = Problem(detail=sentence).model_dump_json().encode(), self.server_state.default_headers
-        self.transport.write(raw_answer(status, body, {}, new_request_id(), defaults, closes=True))
+        self.transport.write(_answer(status, sentence, {}, self.server_state.default_headers))
         self.transport.close()
 
 
-async def _too_many(scope, receive, send):
-    body = json.dumps({"detail": f"{MAX_CONNECTIONS} connections are open already; try again in a second"}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    headers += [
-        *HEADERS,
-        (b"x-request-id", new_request_id().encode()),
-        (b"retry-after", b"1"),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _too_many(target, defaults, *, closes):
+    sentence = f"{MAX_CONNECTIONS} connections are open already; try again in a second"
+    return _answer(503, sentence, RETRY, defaults)
+
+
+def _answer(status, sentence, headers, defaults):
+    body = Problem(detail=sentence).model_dump_json().encode()
+    return raw_answer(status, body, headers, new_request_id(), defaults, closes=True)

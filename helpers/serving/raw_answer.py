@@ -24,7 +24,7 @@ def raw_answer(
         headers: more of them, as are the server's `defaults`.
         closes: says that the connection ends with it.
     """
-    more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    more = "".join([f"{name.lower()}: {value}\r\n" for name, value in headers.items()])  # as the app writes them
     if closes:
         more += "connection: close\r\n"
     own = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n{more}\r\n"

@@ -109,5 +109,8 @@ def test_past_the_limit_connections_are_told_to_come_back_and_those_before_are_s
         assert answer.startswith("HTTP/1.1 503 ")
         assert "retry-after: 1" in answer
         assert "4 connections are open already; try again in a second" in answer
+        with connect(port) as fifth:
+            fifth.sendall(2 * REQUEST)
+            assert read(fifth).count("HTTP/1.1 503 ") == 1
         first[0].sendall(REQUEST)
         assert first[0].recv(65536).startswith(b"HTTP/1.1 200 ")
