@@ -112,6 +112,7 @@ ORDER = (
     "serving.service",
     "serving.tunnel",
     "serving.connection",
+    "serving.collector",
     "serving.options",
     "hosting",
     "client",

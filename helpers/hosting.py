@@ -1,7 +1,6 @@
 """A web server beside whatever else the process does: in a notebook's kernel, in a test, or as a command of its own."""
 
 import asyncio
-import gc
 import ipaddress
 import signal
 import socket
@@ -22,6 +21,7 @@ from helpers.monitoring.prediction_log import PredictionLog
 from helpers.monitoring.watch import Watch, make_detector, make_monitor
 from helpers.registry import RegistryError, UnknownModel
 from helpers.serving.canary import canary
+from helpers.serving.collector import seldom_collected
 from helpers.serving.connection import Connection
 from helpers.serving.options import parse
 from helpers.serving.service import create_app
@@ -31,7 +31,6 @@ from helpers.workspace import ROOT, secret
 
 START_S = 30.0
 DRAIN_S = 10.0
-NEW_OBJECTS = 50_000  # between walks: requests leave no circles, and a walk stops all threads for milliseconds
 
 
 class HostingError(RuntimeError):
@@ -162,7 +161,7 @@ def _serve(arguments, stop):
             f"there is no {model_dir} in {source.bucket} and no bundle in {fallback}; "
             "train and publish a model with the second notebook, or name another --bucket"
         ) from error
-    predictor, walks = Predictor(model), gc.get_threshold()
+    predictor = Predictor(model)
     try:
         with _open_log(arguments) as log:
             app = create_app(
@@ -180,24 +179,15 @@ def _serve(arguments, stop):
             trying = beside(app, source, arguments.canary or arguments.shadow)
             with Server(app, arguments.host, arguments.port) as server, following, trying:
                 print(f"Serving version {model.version} of {source.served_from} at {server.url}", flush=True)
-                _settle()
-                while server.running and not stop.wait(1):
-                    pass
+                import helpers.monitoring.drift  # noqa: F401 - SciPy, for which no answer shall wait
+
+                with seldom_collected():
+                    while server.running and not stop.wait(1):
+                        pass
         if not stop.is_set():
             raise HostingError(f"the server at {server.url} ended by itself; the log says why")
     finally:
-        gc.unfreeze()
-        gc.set_threshold(*walks)
         predictor.close(timeout=DRAIN_S)
-
-
-def _settle():
-    """Does once what would hold answers up later: SciPy's import, and the collector's walks over all that stays."""
-    import helpers.monitoring.drift  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(NEW_OBJECTS)
 
 
 def _open_log(arguments):
