@@ -55,7 +55,8 @@ def plan_recipe(seconds: float, speeds: dict, check_seconds: float, available: i
     while True:
         recipe = Recipe(epochs=epochs, **options)
         seconds_per_image = sum(1 / speeds[recipe.resolution(epoch)] for epoch in range(epochs))
-        images = int((seconds - epochs * check_seconds) / seconds_per_image) // batch_size * batch_size
+        images = (seconds - epochs * check_seconds) / seconds_per_image
+        images = int(images * (1 + 1e-9)) // batch_size * batch_size  # one that is whole but for its last bit is whole
         if images <= available:
             return recipe, max(images, batch_size)
         epochs += 1

@@ -184,6 +184,15 @@ def test_costs_alone_are_kept_for_the_run_that_trains(ablate, tmp_path):
     assert (list(kept["costs"]), kept["arms"]) == (["as it is"], {})
 
 
+def test_the_unchanged_arm_gets_the_images_that_were_asked_for_whatever_its_steps_cost():
+    random, sides, epochs = np.random.default_rng(0), ("16", "24", "32"), budget.SHORT["resolutions"].split()
+    for _ in range(1000):
+        costs = {"as it is": {side: {"median": random.uniform(0.2, 1.0)} for side in {*sides, *epochs}}}
+        asked = len(epochs) * budget.SHORT["batch_size"] * int(random.integers(1, 100))
+        _, images = ablation.plan("as it is", costs, asked, available=10**6)
+        assert images * len(epochs) == asked
+
+
 def test_an_arm_of_the_ablation_gets_as_many_images_as_cost_what_the_unchanged_recipe_costs(monkeypatch):
     costs = {
         "as it is": {"16": {"median": 0.5}, "32": {"median": 1.0}},
