@@ -78,7 +78,7 @@ def plot_training(results, title: str) -> Figure:
     right.set(title="accuracy", xlabel="epoch", ylabel="top-1 (%)", ylim=(0, 100))
     right.legend()
     for axis in (left, right):
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.suptitle(title)
     return figure
 

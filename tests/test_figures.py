@@ -48,6 +48,16 @@ def test_a_figure_has_a_title_and_labelled_axes_and_can_be_drawn(name):
     assert np.asarray(Image.open(file).convert("L")).std() > 1  # something is on it
 
 
+@pytest.mark.parametrize("count", [1, len(EPOCHS)])
+def test_epochs_are_marked_by_whole_numbers_however_few_they_are(count):
+    figure = figures.plot_training(EPOCHS[:count], "title")
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        marked = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert marked
+        assert all(tick == int(tick) for tick in marked)
+
+
 def test_bars_are_as_long_as_the_counts():
     figure = FIGURES["few counts"]()
     assert sorted(patch.get_width() for patch in figure.axes[0].patches) == [1, 2, 3, 5]
