@@ -1,6 +1,7 @@
 """From a bundle to a model that may serve: verified, compiled, warm, and replaying its golden images."""
 
 import time
+import traceback
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +85,16 @@ def load_model(path: Path, *, engine: str = "auto", threads: int | None = None) 
         ModelRejected: if its network does not compile, or answers otherwise than it did in training.
         ValueError: if `engine` is unknown or cannot run here.
     """
+    try:
+        return _load(path, engine, threads)
+    except Exception as error:
+        # Whoever waits for a thread keeps its error in a circle, and the error what was compiled, a hundred megabytes.
+        for cause in (error, error.__context__):
+            traceback.clear_frames(cause and cause.__traceback__)
+        raise
+
+
+def _load(path, engine, threads):
     bundle = read_bundle(path)
     model = LoadedModel(bundle, open_engine(bundle, engine, threads))
     try:

@@ -1,6 +1,7 @@
 import json
 import os
 import threading
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from conftest import QUANTISATION, make_bundle
 from helpers.data.labels import Labels
 from helpers.delivery.bundle import BundleError
 from helpers.delivery.graph import read_weights
-from helpers.inference.engine import available_cpus
+from helpers.inference.engine import available_cpus, open_engine
 from helpers.inference.int8 import is_faster_here
 from helpers.inference.loader import ModelRejected, load_model
 from helpers.receipts import file_sha256
@@ -150,3 +151,17 @@ def test_refusals_leave_no_file_and_no_thread_behind(tmp_path, model):
     assert len({(files, threads) for files, _, threads in counts}) == 1
     # OpenVINO's own pool may start a thread once, at any time; a leak would make every count another.
     assert any(first == second for first, second in pairwise(counts))
+
+
+def test_a_refused_network_is_gone_while_its_error_is_kept(tmp_path, model, monkeypatch):
+    bundle, engines = make_bundle(tmp_path / "bundle", **weights_with_nan(model.bundle)), weakref.WeakSet()
+
+    def opened(*arguments):
+        engines.add(engine := open_engine(*arguments))
+        return engine
+
+    monkeypatch.setattr("helpers.inference.loader.open_engine", opened)
+    with pytest.raises(ModelRejected) as refused:
+        load_model(bundle.path)
+    assert "finite" in str(refused.value)
+    assert not engines
