@@ -79,7 +79,8 @@ class Exchange:
     def set(self) -> None:
         """Something came."""
         if self.disconnected:
-            self._end().cancel()  # takes it out of the queue
+            if future := self._end():  # the answer may have met a connection that was being lost
+                future.cancel()  # takes it out of the queue
         elif not self.more_body and not self.response_complete:
             self._start()
 

@@ -7,7 +7,7 @@ import struct
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -222,6 +222,31 @@ def test_what_is_no_http_behind_a_request_ends_the_connection_without_another_an
         client.sendall(WHOLE + more + b"\x16\x03\x01\x02\r\n\r\n")
         assert client.recv(1) == b""
         held.gate.set()
+        assert send(service.client).status_code == 200
+    assert "Exception in callback" not in caplog.text
+
+
+def test_a_client_that_is_lost_the_moment_its_answer_comes_disturbs_nothing(shop, caplog, monkeypatch):
+    made, lost = connection.Connection.connection_made, []
+
+    def note(self, transport):
+        made(self, transport)
+        lost.append(self)
+
+    monkeypatch.setattr(connection.Connection, "connection_made", note)
+    held = HeldModel(shop.models[0])
+
+    def meet():
+        held.gate.set()
+        time.sleep(0.2)  # the answer is there, and the loop has not come to it
+        lost[0].transport.abort()
+
+    with serve(shop, held) as service, connect(service) as client:
+        client.sendall(WHOLE)
+        wait_until(lambda: held.sizes)
+        lost[0].loop.call_soon_threadsafe(meet)
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
         assert send(service.client).status_code == 200
     assert "Exception in callback" not in caplog.text
 
