@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from helpers.delivery.bundle import Bundle
 from helpers.inference.engine import Scores
-from helpers.inference.loader import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Prediction:
         probabilities: float32 (classes,).
         class_names: of that version, in index order.
         seconds: in the queue and in the engine.
-        model, image: what gave it, and for what, uint8 (32, 32, 3).
+        bundle: of the model; not the model, which may be gone before what it said is written down.
+        image: for which, uint8 (32, 32, 3).
         scores: of this image alone: each array has one row.
     """
 
@@ -26,7 +27,7 @@ class Prediction:
     class_names: tuple[str, ...]
     version: str
     seconds: float
-    model: LoadedModel
+    bundle: Bundle
     image: np.ndarray
     scores: Scores
 

@@ -167,13 +167,16 @@ class Predictor:
 
     def _work(self):
         while jobs := self._take():
-            live = [job for job in jobs if self._is_live(job)]
-            batch = self._run(live) if live else None
-            with self._changed:
-                self._under_way -= 1
-                self._changed.notify()
-            if batch:
-                self._answer(live, *batch)
+            self._deal_with(jobs)  # in a frame of its own: this one would keep the model while there is nothing to do
+
+    def _deal_with(self, jobs):
+        live = [job for job in jobs if self._is_live(job)]
+        batch = self._run(live) if live else None
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify()
+        if batch:
+            self._answer(live, *batch)
 
     def _room(self):
         return min(self.max_batch, self._model.batch_size)
@@ -240,7 +243,7 @@ class Predictor:
         names, now, version = model.labels.fine, time.monotonic(), model.version
         indices, at = scores.probabilities.argmax(axis=1).tolist(), 0
         for job in jobs:
-            about = (names, version, now - job.arrived, model)
+            about = (names, version, now - job.arrived, model.bundle)
             answers = [
                 Prediction(indices[i], names[indices[i]], scores.probabilities[i], *about, images[i], scores.row(i))
                 for i in range(at, at + len(job.images))

@@ -46,7 +46,7 @@ def make_rows(
     """
     predictions = [prediction for answer in answers for prediction in answer.predictions]
     first, rows = predictions[0], []
-    model, names = first.model.bundle.manifest.name, _name_slots(first.class_names)
+    model, names = first.bundle.manifest.name, _name_slots(first.class_names)
     probabilities = np.stack([prediction.probabilities for prediction in predictions])
     order = _find_top(probabilities)
     best = np.take_along_axis(probabilities, order, axis=1).tolist()

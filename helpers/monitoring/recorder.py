@@ -140,8 +140,8 @@ class Recorder:
             answers = [self._answers.popleft() for _ in range(len(self._answers))]
             burst = max(MIN_BURST, len(answers) // BURSTS)
             for start in range(0, len(answers), burst):
-                for model, group in groupby(answers[start : start + burst], lambda answer: answer.predictions[0].model):
-                    self._count(model, list(group))
+                for bundle, group in groupby(answers[start : start + burst], lambda a: a.predictions[0].bundle):
+                    self._count(bundle, list(group))
                 time.sleep(PAUSE_S)
             with self._disk:
                 self._write(not running)
@@ -149,7 +149,7 @@ class Recorder:
                 with self._trouble:
                     self._keep(*self._labels.popleft())
 
-    def _count(self, model, answers):
+    def _count(self, bundle, answers):
         predictions = [prediction for answer in answers for prediction in answer.predictions]
         rows = None
         with self._trouble:
@@ -157,7 +157,7 @@ class Recorder:
                 self.metrics.predicted(
                     [p.class_name for p in predictions], np.array([p.confidence for p in predictions])
                 )
-            scores, rows = self.watch.look(model, predictions), []
+            scores, rows = self.watch.look(bundle, predictions), []
             if self.log:
                 rows = make_rows(answers, scores, self._statistics, keep_images=self.log.keep_images)
         self._rows += rows or []

@@ -10,7 +10,8 @@ import numpy as np
 
 from helpers.data.image_statistics import describe_images
 from helpers.delivery import events
-from helpers.inference.loader import LoadedModel, Scores
+from helpers.delivery.bundle import Bundle
+from helpers.inference.engine import Scores
 from helpers.inference.prediction import Prediction
 from helpers.monitoring.outage import Outage
 
@@ -20,33 +21,33 @@ if TYPE_CHECKING:
     from helpers.monitoring.drift_reference import Reference
 
 
-def make_detector(model: LoadedModel) -> "DriftDetector":
-    """By the reference in the bundle of `model`; raises DriftReferenceError where that one is of another kind."""
+def make_detector(bundle: Bundle) -> "DriftDetector":
+    """By the reference in `bundle`; raises DriftReferenceError where that one is of another kind."""
     from helpers.monitoring.drift import DriftDetector  # SciPy, which a start does not wait for
 
-    return DriftDetector(_find_reference(model))
+    return DriftDetector(_find_reference(bundle))
 
 
-def make_monitor(model: LoadedModel) -> "AccuracyMonitor":
+def make_monitor(bundle: Bundle) -> "AccuracyMonitor":
     """Against the lower end of the interval on the card: the card's accuracy is an estimate itself. Raises as above."""
     from helpers.monitoring.accuracy import AccuracyMonitor
 
-    return AccuracyMonitor(_find_reference(model), model.bundle.evaluation()["test"]["top1_interval"][0])
+    return AccuracyMonitor(_find_reference(bundle), bundle.evaluation()["test"]["top1_interval"][0])
 
 
 _in_use: "WeakValueDictionary[tuple[Path, str], Reference]" = WeakValueDictionary()  # read once for both
 
 
-def _find_reference(model):
+def _find_reference(bundle):
     from helpers.monitoring.drift_reference import read_reference
 
-    key = (model.bundle.path, model.version)
+    key = (bundle.path, bundle.version)
     if (reference := _in_use.get(key)) is None:
-        reference = _in_use[key] = read_reference(model.bundle)
+        reference = _in_use[key] = read_reference(bundle)
     return reference
 
 
-def _none(model: LoadedModel) -> None:
+def _none(bundle: Bundle) -> None:
     return None
 
 
@@ -57,7 +58,7 @@ class Watch:
     The first alarm of a detector is an event (`delivery.events`).
 
     Args:
-        make_detector, make_monitor: called with each model that takes over; None where there is none for it.
+        make_detector, make_monitor: called with the bundle of each model that takes over; None gives none.
 
     Attributes:
         detector, monitor: of the model whose predictions came last; None where there is none.
@@ -66,30 +67,30 @@ class Watch:
 
     def __init__(
         self,
-        make_detector: Callable[[LoadedModel], "DriftDetector | None"] = _none,
-        make_monitor: Callable[[LoadedModel], "AccuracyMonitor | None"] = _none,
+        make_detector: Callable[[Bundle], "DriftDetector | None"] = _none,
+        make_monitor: Callable[[Bundle], "AccuracyMonitor | None"] = _none,
     ) -> None:
         self.detector: DriftDetector | None = None
         self.monitor: AccuracyMonitor | None = None
         self.passes_by: Callable[[str], bool] = lambda version: False
         self._make_detector, self._make_monitor = make_detector, make_monitor
-        self._model: LoadedModel | None = None
+        self._bundle: Bundle | None = None
         self._announced = False
         self._lock = threading.Lock()  # theirs, too: a report must not see half an update
         self._outage = Outage("drift or accuracy could not be followed; predictions and their log go on")
 
-    def look(self, model: LoadedModel, predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
-        """Shows them the next predictions of `model`; returns scores, float32 (n,) by name.
+    def look(self, bundle: Bundle, predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
+        """Shows them the next predictions of the model of `bundle`; returns scores, float32 (n,) by name.
 
         These are what the detector gives, and where there is none, what the pictures look like.
         """
         images = np.stack([prediction.image for prediction in predictions])
-        if self.passes_by(model.version):
+        if self.passes_by(bundle.version):
             return describe_images(images)
         with self._lock, self._outage:
-            if self._model is None or model.version != self._model.version:
-                self._model, self.detector, self.monitor, self._announced = model, None, None, False
-                self.detector, self.monitor = self._make_detector(model), self._make_monitor(model)
+            if self._bundle is None or bundle.version != self._bundle.version:
+                self._bundle, self.detector, self.monitor, self._announced = bundle, None, None, False
+                self.detector, self.monitor = self._make_detector(bundle), self._make_monitor(bundle)
             if self.monitor:
                 self.monitor.predicted(np.array([prediction.confidence for prediction in predictions]))
             if self.detector:
@@ -100,14 +101,14 @@ class Watch:
                     raise ValueError(f"the detector gave scores that are not finite: {', '.join(bad)}")
                 if not self._announced and self.detector.alarm is not None:
                     self._announced, report = True, self.detector.report().as_dict()
-                    events.announce(events.DRIFT, model.bundle.manifest.name, model.version, report=report)
+                    events.announce(events.DRIFT, bundle.manifest.name, bundle.version, report=report)
                 return found
         return describe_images(images)
 
     def labelled(self, version: str, correct: bool, confidence: float) -> None:
         """Tells the monitor whether a prediction was right, if it is of the model that serves."""
         with self._lock, self._outage:
-            if self.monitor and self._model is not None and version == self._model.version:
+            if self.monitor and self._bundle is not None and version == self._bundle.version:
                 self.monitor.labelled(correct, confidence)
 
     def reports(self) -> dict[str, dict]:

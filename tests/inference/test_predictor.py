@@ -1,5 +1,6 @@
 import threading
 import time
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
@@ -227,6 +228,20 @@ def test_swaps_under_load_mix_nothing(start, models, images):
             time.sleep(0.01)
         done.set()
         assert set.union(*(future.result(5) for future in seen)) == set(expected)
+
+
+def test_a_model_that_is_replaced_is_gone_though_what_it_said_is_kept(start, models, images):
+    first = load_model(models[0].bundle.path)
+    predictor, engine = start(first), weakref.ref(first.engine)
+    del first
+    kept = [predictor.submit(image).result(5) for image in images]
+    predictor.swap(models[1])
+    assert predictor.roll_back() is models[1]
+    assert predictor.submit(images[0]).result(5).version == kept[0].version
+    predictor.swap(models[1])
+    predictor.swap(models[0])
+    wait_until(lambda: engine() is None)
+    assert {prediction.bundle.version for prediction in kept} == {models[0].version}
 
 
 def test_an_engine_that_fails_fails_its_batch_only(start, models, images, caplog):

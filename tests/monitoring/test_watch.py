@@ -33,7 +33,7 @@ def model(tmp_path):
 def test_the_reference_in_a_bundle_makes_a_detector_and_a_monitor_of_its_model(model):
     watch = Watch(make_detector, make_monitor)
 
-    scores = watch.look(model, predict(model))
+    scores = watch.look(model.bundle, predict(model))
 
     assert tuple(scores) == NAMES
     reports = watch.reports()
@@ -48,7 +48,7 @@ def test_the_reference_is_read_once_for_both_and_anew_where_nobody_watches(model
 
     for expected in (1, 2):
         watch = Watch(make_detector, make_monitor)
-        watch.look(model, predict(model, 3))
+        watch.look(model.bundle, predict(model, 3))
         assert len(reads) == expected
         del watch
         gc.collect()
@@ -57,26 +57,26 @@ def test_the_reference_is_read_once_for_both_and_anew_where_nobody_watches(model
 def test_a_model_that_takes_over_is_watched_anew(model, tmp_path):
     other = load_model(make_bundle(tmp_path / "other", seed=1).path)
     watch = Watch(make_detector, make_monitor)
-    watch.look(model, predict(model))
+    watch.look(model.bundle, predict(model))
 
-    watch.look(other, predict(other, 5))
+    watch.look(other.bundle, predict(other, 5))
 
     assert watch.reports()["drift"]["images"] == 5
 
 
 def test_a_version_that_is_loaded_again_is_watched_on(model):
     watch = Watch(make_detector, make_monitor)
-    watch.look(model, predict(model))
+    watch.look(model.bundle, predict(model))
     again = load_model(model.bundle.path)
 
-    watch.look(again, predict(again, 5))
+    watch.look(again.bundle, predict(again, 5))
 
     assert watch.reports()["drift"]["images"] == 25
 
 
 def test_feedback_counts_for_the_model_that_serves_alone(model):
     watch = Watch(make_detector, make_monitor)
-    watch.look(model, predict(model))
+    watch.look(model.bundle, predict(model))
 
     watch.labelled(model.version, True, 0.5)
     watch.labelled("another version", False, 0.5)
@@ -88,10 +88,10 @@ def test_feedback_counts_for_the_model_that_serves_alone(model):
 def test_a_bundle_without_such_a_reference_is_served_and_not_watched(tmp_path, caplog):
     model = load_model(make_bundle(tmp_path / "old", reference={"confidence": np.ones(3, np.float32)}).path)
     with pytest.raises(DriftReferenceError):
-        make_detector(model)
+        make_detector(model.bundle)
     watch = Watch(make_detector, make_monitor)
 
-    scores = watch.look(model, predict(model))
+    scores = watch.look(model.bundle, predict(model))
 
     assert "brightness" in scores
     assert watch.reports() == {}
@@ -104,7 +104,7 @@ def test_the_first_alarm_of_a_version_is_an_event_and_no_more(model):
     watch, predictions = Watch(make_detector), predict(model, 60)
     try:
         for _ in range(3):
-            watch.look(model, predictions)
+            watch.look(model.bundle, predictions)
     finally:
         events.observers.remove(seen.append)
 
