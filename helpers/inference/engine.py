@@ -75,7 +75,7 @@ class OpenVinoEngine:
 
     Attributes:
         precision: of the convolutions and dense layers as compiled, e.g. "bf16"; "bf16+int8" where they differ.
-        threads: as compiled.
+        spares_a_core: to be set while others need the processor more.
     """
 
     name = "openvino"
@@ -104,24 +104,31 @@ class OpenVinoEngine:
                 quantise(network, ranges)
             except ValueError as error:
                 raise ModelRejected(f"quantisation.json and model.onnx do not fit together: {error}") from error
-        options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+        options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         options["ENABLE_CPU_PINNING"] = False  # a pinned thread waits for its core while the event loop has it
         try:
-            compiled = core.compile_model(network, "CPU", options)
+            compiled = [
+                core.compile_model(network, "CPU", options | {"INFERENCE_NUM_THREADS": count})
+                for count in dict.fromkeys((threads, max(1, threads - 1)))
+            ]
         except RuntimeError as error:
             raise ModelRejected("model.onnx cannot be compiled by OpenVINO; export it again") from error
-        self.threads: int = compiled.get_property("INFERENCE_NUM_THREADS")
-        self.precision = _compiled_precision(compiled)
-        self._free: SimpleQueue = SimpleQueue()
-        for _ in range(2):  # OpenVINO begins the second the moment the first is done, whatever the interpreter is at
-            self._free.put(compiled.create_infer_request())
+        self.precision = _compiled_precision(compiled[0])
+        self.spares_a_core = False
+        self._all, self._fewer = (_Requests(compiled[at]) for at in (0, -1))
+
+    @property
+    def threads(self) -> int:
+        """As compiled; one less while it spares a core, if there are two."""
+        return (self._fewer if self.spares_a_core else self._all).threads
 
     def run(self, images: np.ndarray) -> Scores:
         """Scores of uint8 (n, 32, 32, 3) images; whether they make sense is for the caller to check.
 
         Two threads may call it at once: the images of one are computed after those of the other.
         """
-        request = self._free.get()
+        free = (self._fewer if self.spares_a_core else self._all).free
+        request = free.get()
         try:
             request.start_async({INPUT: images})  # infer() would compute in this thread, which needs the GIL
             request.wait()
@@ -129,8 +136,17 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise ModelRejected(f"model.onnx fails on a batch of {len(images)} images; export it again") from error
         finally:
-            self._free.put(request)
+            free.put(request)
         return Scores(*(results[name] for name in OUTPUTS))
+
+
+class _Requests:
+    """Places for two batches: OpenVINO begins the second when the first is done, whatever the interpreter is at."""
+
+    def __init__(self, compiled):
+        self.threads, self.free = compiled.get_property("INFERENCE_NUM_THREADS"), SimpleQueue()
+        for _ in range(2):
+            self.free.put(compiled.create_infer_request())
 
 
 class KerasEngine:
@@ -139,9 +155,10 @@ class KerasEngine:
     Attributes:
         precision: the dtype Keras computes in (a GPU may round the factors of float32 products to TF32).
         threads: 0; the work is not on the CPU.
+        spares_a_core: of no effect.
     """
 
-    name, threads = "keras", 0
+    name, threads, spares_a_core = "keras", 0, False
 
     def __init__(self, bundle: Bundle) -> None:
         keras = load_keras()

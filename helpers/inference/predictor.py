@@ -46,7 +46,8 @@ class Predictor:
 
     It never waits for a batch to fill: an idle engine takes a lone request at once. While it is busy, requests gather,
     and half a full batch goes and stands behind the one that runs, so that the engine need not wait for the
-    interpreter. A model that fails while it serves is replaced by the one before it, and its batch answered by that.
+    interpreter. While more than half the queue is taken the engine spares a core, for those who must be refused. A
+    model that fails while it serves is replaced by the one before it, and its batch answered by that.
 
     Args:
         model: serves until `swap`.
@@ -195,6 +196,7 @@ class Predictor:
                 room -= len(jobs[-1].images)
                 self._waiting -= len(jobs[-1].images)
             self._under_way += bool(jobs)
+            self._model.engine.spares_a_core = 2 * self._waiting > self.queue_size
             return jobs
 
     def _is_live(self, job):

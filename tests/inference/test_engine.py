@@ -61,6 +61,18 @@ def test_threads_that_call_it_at_once_get_each_their_own_scores(tmp_path):
         np.testing.assert_allclose(logits, level, rtol=0.01)
 
 
+@pytest.mark.skipif(available_cpus() < 2, reason="OpenVINO takes no more threads than there are processors")
+@pytest.mark.parametrize(("threads", "fewer"), [(2, 1), (1, 1)])
+def test_to_spare_a_core_it_computes_the_same_with_a_thread_less(tmp_path, threads, fewer):
+    engine = OpenVinoEngine(write_graph(tmp_path / "model.onnx"), threads)
+    images = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    assert engine.threads == threads
+    expected = engine.run(images).logits
+    engine.spares_a_core = True
+    assert engine.threads == fewer
+    np.testing.assert_allclose(engine.run(images).logits, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

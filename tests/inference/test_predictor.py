@@ -116,6 +116,23 @@ def test_the_next_batch_has_the_engine_while_the_answers_of_the_last_are_told(st
     assert came == [True]
 
 
+def test_while_more_than_half_the_queue_is_taken_the_engine_spares_a_core(start, held, images):
+    spares = []
+
+    class Engine:
+        def __setattr__(self, name, value):
+            spares.append((name, value))
+
+    held.engine = Engine()
+    predictor = start(held, queue_size=8, max_batch=2)
+    futures = [occupy(predictor, images[0]), occupy(predictor, images[1])]
+    futures += [predictor.submit(image) for image in images[:7]]
+    held.gate.set()
+    wait(futures, timeout=10)
+    assert [value for _, value in spares[:6]] == [False, False, True, False, False, False]
+    assert {name for name, _ in spares} == {"spares_a_core"}
+
+
 def test_the_seconds_of_a_batch_are_without_its_wait_behind_another(start, models, images):
     told, engine = [], threading.Lock()
 
