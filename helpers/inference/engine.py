@@ -2,8 +2,10 @@
 
 import math
 import os
+import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,6 +18,7 @@ from helpers.inference.int8 import is_faster_here, quantise
 from helpers.training.backend import has_gpu, load_keras
 from helpers.training.model import WeightsError, build_vgg16, set_weights
 
+NICENESS = 10  # of 19: a tenth of the weight of the event loop where both want one core
 ENGINES = ("auto", "openvino", "openvino-float", "keras")
 
 
@@ -75,7 +78,8 @@ class OpenVinoEngine:
 
     Attributes:
         precision: of the convolutions and dense layers as compiled, e.g. "bf16"; "bf16+int8" where they differ.
-        spares_a_core: to be set while others need the processor more.
+        spares_a_core: to be set while others need the processor more; it computes with a thread less if it has two,
+            and, on Linux, steps back behind them on the cores it shares.
     """
 
     name = "openvino"
@@ -106,16 +110,19 @@ class OpenVinoEngine:
                 raise ModelRejected(f"quantisation.json and model.onnx do not fit together: {error}") from error
         options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         options["ENABLE_CPU_PINNING"] = False  # a pinned thread waits for its core while the event loop has it
+
+        def compiled(count):
+            return core.compile_model(network, "CPU", options | {"INFERENCE_NUM_THREADS": count})
+
         try:
-            compiled = [
-                core.compile_model(network, "CPU", options | {"INFERENCE_NUM_THREADS": count})
-                for count in dict.fromkeys((threads, max(1, threads - 1)))
-            ]
+            first = compiled(threads)
+            with ThreadPoolExecutor(1, initializer=_step_back) as pool:  # threads inherit priority from who makes them
+                second = pool.submit(compiled, max(1, threads - 1)).result()
         except RuntimeError as error:
             raise ModelRejected("model.onnx cannot be compiled by OpenVINO; export it again") from error
-        self.precision = _compiled_precision(compiled[0])
+        self.precision = _compiled_precision(first)
         self.spares_a_core = False
-        self._all, self._fewer = (_Requests(compiled[at]) for at in (0, -1))
+        self._all, self._fewer = _Requests(first), _Requests(second)
 
     @property
     def threads(self) -> int:
@@ -208,6 +215,11 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     if quota == "max" or int(quota) <= 0:
         return allowed
     return max(1, min(allowed, int(quota) // int(period)))
+
+
+def _step_back():
+    if sys.platform == "linux":  # elsewhere priority is of the process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _compiled_precision(compiled):

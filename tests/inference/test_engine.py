@@ -1,3 +1,6 @@
+import os
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -5,7 +8,14 @@ import pytest
 from conftest import QUANTISATION, make_bundle
 from onnx import TensorProto, helper
 
-from helpers.inference.engine import KerasEngine, ModelRejected, OpenVinoEngine, available_cpus, open_engine
+from helpers.inference.engine import (
+    NICENESS,
+    KerasEngine,
+    ModelRejected,
+    OpenVinoEngine,
+    available_cpus,
+    open_engine,
+)
 from helpers.inference.int8 import is_faster_here
 
 
@@ -71,6 +81,20 @@ def test_to_spare_a_core_it_computes_the_same_with_a_thread_less(tmp_path, threa
     engine.spares_a_core = True
     assert engine.threads == fewer
     np.testing.assert_allclose(engine.run(images).logits, expected, rtol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux alone")
+def test_to_spare_a_core_it_computes_behind_the_threads_that_answer(tmp_path):
+    def stepped_back():
+        priorities = (os.getpriority(os.PRIO_PROCESS, int(task)) for task in os.listdir("/proc/self/task"))
+        return sum(priority >= NICENESS for priority in priorities)
+
+    before = stepped_back(), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    engine = OpenVinoEngine(write_graph(tmp_path / "model.onnx"), 2)
+    engine.spares_a_core = True
+    engine.run(np.zeros((1, 32, 32, 3), np.uint8))
+    assert stepped_back() > before[0]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before[1]
 
 
 @pytest.mark.parametrize(
