@@ -1,5 +1,6 @@
 """Runs the network of a bundle on whole batches: OpenVINO on the CPU, or Keras on a GPU."""
 
+import logging
 import math
 import os
 import sys
@@ -18,8 +19,10 @@ from helpers.inference.int8 import is_faster_here, quantise
 from helpers.training.backend import has_gpu, load_keras
 from helpers.training.model import WeightsError, build_vgg16, set_weights
 
-NICENESS = 10  # of 19: a tenth of the weight of the event loop where both want one core
+NICENESS = 10  # more than others have: a tenth of the event loop's weight where both want one core
 ENGINES = ("auto", "openvino", "openvino-float", "keras")
+
+log = logging.getLogger(__name__)
 
 
 class ModelRejected(ValueError):
@@ -219,7 +222,11 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 def _step_back():
     if sys.platform == "linux":  # elsewhere priority is of the process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = os.PRIO_PROCESS, threading.get_native_id()
+        try:
+            os.setpriority(*thread, min(19, os.getpriority(*thread) + NICENESS))  # 19 is the last
+        except OSError as error:  # a sandbox may forbid it
+            log.warning("threads cannot step back here (%s); under overload, refusals come a little later", error)
 
 
 def _compiled_precision(compiled):
