@@ -130,14 +130,18 @@ class OpenVinoEngine:
     @property
     def threads(self) -> int:
         """As compiled; one less while it spares a core, if there are two."""
-        return (self._fewer if self.spares_a_core else self._all).threads
+        return self._requests.threads
+
+    @property
+    def _requests(self):
+        return self._fewer if self.spares_a_core else self._all
 
     def run(self, images: np.ndarray) -> Scores:
         """Scores of uint8 (n, 32, 32, 3) images; whether they make sense is for the caller to check.
 
         Two threads may call it at once: the images of one are computed after those of the other.
         """
-        free = (self._fewer if self.spares_a_core else self._all).free
+        free = self._requests.free
         request = free.get()
         try:
             request.start_async({INPUT: images})  # infer() would compute in this thread, which needs the GIL

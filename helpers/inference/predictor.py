@@ -168,16 +168,14 @@ class Predictor:
 
     def _work(self):
         while jobs := self._take():
-            self._deal_with(jobs)  # in a frame of its own: this one would keep the model while there is nothing to do
-
-    def _deal_with(self, jobs):
-        live = [job for job in jobs if self._is_live(job)]
-        batch = self._run(live) if live else None
-        with self._changed:
-            self._under_way -= 1
-            self._changed.notify()
-        if batch:
-            self._answer(live, *batch)
+            live = [job for job in jobs if self._is_live(job)]
+            batch = self._run(live) if live else None
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify()
+            if batch:
+                self._answer(live, *batch)
+            del batch  # its model may be replaced while there is nothing to do
 
     def _room(self):
         return min(self.max_batch, self._model.batch_size)
