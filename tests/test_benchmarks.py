@@ -143,7 +143,7 @@ def ablate(tmp_path, monkeypatch):
 
 
 def test_the_ablation_trains_every_arm_and_says_what_each_change_is_worth(ablate, tmp_path, capsys):
-    chosen = ["as it is", "layers of Keras"]
+    chosen = ["as it is", "layers of Keras", "float32", "no momentum"]
     ablate("--arms", *chosen)
     result = json.loads((tmp_path / "x.json").read_text())
     assert list(result["arms"]) == list(result["costs"]) == chosen
