@@ -31,7 +31,8 @@ from helpers.receipts import read_receipt
 def good(tmp_path_factory):
     """A good run of four stages, in a folder whose braces papermill would fill in: repository, run, result."""
     profile = "all: {rate: 1}\ntrain: {epochs: 3}\ntimeouts: {train: 60}\n"
-    repository = make_repository(tmp_path_factory.mktemp("good") / "a {suite}", profile)
+    connection = "import ipykernel\nmore = {'transport': ipykernel.get_connection_info(unpack=True)['transport']}"
+    repository = make_repository(tmp_path_factory.mktemp("good") / "a {suite}", profile, diagnose=connection)
     result = pipeline(repository, "-p", 'deploy.label=it\'s "here"', "-p", "all.fast=false")
     assert result.returncode == 0, result.stderr
     return repository, only_run(repository)[0], result
@@ -56,6 +57,10 @@ def test_parameters_reach_the_kernels(good):
     assert (directory / "explore.txt").read_text() == "explore 1.0 x False"
     assert (directory / "deploy.txt").read_text() == 'deploy 1.0 it\'s "here" False'
     assert read_receipt(directory / "train.receipt.json", stage="train").parameters == {"epochs": 3}
+
+
+def test_a_kernel_takes_no_port_which_another_process_could_take_before_it(good):
+    assert read_receipt(good[1] / "diagnose.receipt.json", stage="diagnose").results["transport"] == "ipc"
 
 
 def test_a_good_run_is_quiet_and_ends_with_where_to_look(good):

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -63,8 +64,12 @@ def execute(
     kernels: list[subprocess.Popen] = []
     problems: list[Exception] = []
 
+    # Sockets in a folder of this user alone: a port of the network is chosen long before the kernel listens on it, so
+    # that another process can take it meanwhile. In /tmp, since a socket's path has at most 107 characters (unix(7)).
+    sockets = tempfile.TemporaryDirectory(prefix="kernel-", dir="/tmp", ignore_cleanup_errors=True)
+
     class Kernel(AsyncKernelManager):
-        transport_encryption = "auto"  # other users of this machine cannot read along (and ipykernel does not warn)
+        transport, ip = "ipc", f"{sockets.name}/socket"
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
             await super()._async_launch_kernel(kernel_cmd, **kw)
@@ -87,15 +92,16 @@ def execute(
 
     worker = threading.Thread(target=work, name=f"papermill {title}", daemon=True)
     began, asked = time.monotonic(), None
-    worker.start()
-    while worker.is_alive():
-        worker.join(0.1)
-        late = timeout is not None and time.monotonic() - began > timeout
-        if asked is None and kernels and (late or stop.is_set()):
-            asked = time.monotonic()
-            _signal(kernels, signal.SIGINT)
-        elif asked is not None and time.monotonic() - asked > GRACE:
-            _signal(kernels, signal.SIGKILL)
+    with sockets:
+        worker.start()
+        while worker.is_alive():
+            worker.join(0.1)
+            late = timeout is not None and time.monotonic() - began > timeout
+            if asked is None and kernels and (late or stop.is_set()):
+                asked = time.monotonic()
+                _signal(kernels, signal.SIGINT)
+            elif asked is not None and time.monotonic() - asked > GRACE:
+                _signal(kernels, signal.SIGKILL)
     if asked is None and not problems:
         return None
     _signal(kernels, signal.SIGKILL)  # whatever the kernel had started
