@@ -4,6 +4,9 @@ import re
 import subprocess
 import sys
 
+import keras
+import pytest
+
 from helpers.training.backend import describe_hardware
 
 CODE = """
@@ -21,6 +24,26 @@ def test_keras_starts_without_a_word_and_stderr_works_afterwards():
     result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout == ""
     assert result.stderr == "later words\n"
+
+
+STEPS = """
+import resource
+from helpers.training.backend import load_keras
+load_keras()
+import tensorflow as tf
+numbers = tf.zeros((2**24,))  # 64 MB: more than the C library keeps
+numbers + 1
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    numbers + 1
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="its memory is TensorFlow's")
+def test_the_memory_of_a_step_is_kept_for_the_next():
+    result = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, timeout=120, check=True)
+    assert int(result.stdout) < 1000, "pages that the system had to give; 16,384 a step if it is asked anew"
 
 
 def test_a_failing_import_says_why(tmp_path):
