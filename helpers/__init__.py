@@ -57,6 +57,7 @@ ORDER = (
     "inference.source",
     "inference.prediction",
     "inference.listener",
+    "inference.job",
     "inference.predictor",
     "inference.trial",
     "inference.swap",

@@ -15,7 +15,7 @@ class Prediction:
     Attributes:
         probabilities: float32 (classes,).
         class_names: of that version, in index order.
-        seconds: in the queue and in the engine.
+        seconds: in the queue, in the predictor's decoding if it did that, and in the engine.
         bundle: of the model; not the model, which may be gone before what it said is written down.
         image: for which, uint8 (32, 32, 3).
         scores: of this image alone: each array has one row.

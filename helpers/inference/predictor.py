@@ -4,12 +4,13 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import numpy as np
 
 from helpers.inference.engine import ModelRejected
+from helpers.inference.job import Job
 from helpers.inference.listener import Batch, Listeners
 from helpers.inference.loader import IMAGE_SHAPE, LoadedModel
 from helpers.inference.prediction import Prediction
@@ -25,20 +26,8 @@ class QueueFull(RuntimeError):
     """As many requests wait as may; the caller should come back later."""
 
 
-class DeadlineExceeded(RuntimeError):
-    """A request that waited longer than it may."""
-
-
 class PredictorClosed(RuntimeError):
     """A request after `Predictor.close`."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    images: np.ndarray  # (n, 32, 32, 3); answered together, by one version
-    future: Future
-    arrived: float
-    single: bool
 
 
 class Predictor:
@@ -68,7 +57,7 @@ class Predictor:
         self.queue_size, self.max_batch, self.deadline_s = queue_size, max_batch, deadline_s
         self.listeners = Listeners()
         self._model, self._previous = model, None
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._waiting = self._under_way = 0  # images, and batches
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
@@ -113,7 +102,24 @@ class Predictor:
         """
         if image.shape != IMAGE_SHAPE or image.dtype != np.uint8:
             raise ValueError(f"image must be uint8 (32, 32, 3), got {image.dtype} {image.shape}")
-        return self._queue(image[None], future, single=True)
+        return self._queue(Job(image[None], future or Future(), single=True))
+
+    def submit_encoded(self, decode: Callable[[], np.ndarray | None], future: "Future[Prediction]") -> bool:
+        """As `submit`, for an image that the predictor shall decode itself, but only if the engine has nothing to do.
+
+        Then a thread less comes between. Where there is something to do, decoding belongs beside it.
+
+        Args:
+            decode: gives the image quickly, or None if it sees to `future` in another way; what it raises becomes the
+                future's.
+
+        Returns:
+            whether it was taken.
+        """
+        if self._under_way or self._jobs:
+            return False
+        self._queue(Job(None, future, single=True, decode=decode))
+        return True
 
     def submit_many(
         self, images: np.ndarray, future: "Future[list[Prediction]] | None" = None
@@ -123,7 +129,7 @@ class Predictor:
             raise ValueError(
                 f"images must be uint8 (n, 32, 32, 3) with n at least 1, got {images.dtype} {images.shape}"
             )
-        return self._queue(images, future, single=False)
+        return self._queue(Job(images, future or Future(), single=False))
 
     def check_room(self, count: int = 1) -> None:
         """Raises what `submit` would of `count` images, without queueing any."""
@@ -156,19 +162,18 @@ class Predictor:
         for worker in self._workers:
             worker.join(None if timeout is None else max(0.0, last - time.monotonic()))
 
-    def _queue(self, images, future, single):
-        job = _Job(images, Future() if future is None else future, time.monotonic(), single)
+    def _queue(self, job):
         with self._changed:
-            self.check_room(len(images))
+            self.check_room(job.count)
             self._jobs.append(job)
-            self._waiting += len(images)
+            self._waiting += job.count
             if self._is_worth_a_batch():
                 self._changed.notify()
         return job.future
 
     def _work(self):
         while jobs := self._take():
-            live = [job for job in jobs if self._is_live(job)]
+            live = [job for job in jobs if job.begin(self.deadline_s)]
             batch = self._run(live) if live else None
             with self._changed:
                 self._under_way -= 1
@@ -189,23 +194,13 @@ class Predictor:
         with self._changed:
             self._changed.wait_for(lambda: self._is_worth_a_batch() or self._closed)
             jobs, room = [], self._room()
-            while self._jobs and (not jobs or len(self._jobs[0].images) <= room):
+            while self._jobs and (not jobs or self._jobs[0].count <= room):
                 jobs.append(self._jobs.popleft())
-                room -= len(jobs[-1].images)
-                self._waiting -= len(jobs[-1].images)
+                room -= jobs[-1].count
+                self._waiting -= jobs[-1].count
             self._under_way += bool(jobs)
             self._model.engine.spares_a_core = 2 * self._waiting > self.queue_size
             return jobs
-
-    def _is_live(self, job):
-        if not job.future.set_running_or_notify_cancel():
-            return False
-        if (waited := time.monotonic() - job.arrived) > self.deadline_s:
-            job.future.set_exception(
-                DeadlineExceeded(f"waited {waited:.1f} s, {self.deadline_s:g} s are allowed; try again")
-            )
-            return False
-        return True
 
     def _run(self, jobs):
         model = self._model  # read once: a swap must not split a batch
@@ -217,7 +212,7 @@ class Predictor:
                 model = self._give_up(model, error)
                 scores = model.predict(images)
         except Exception as error:
-            log.exception("a batch of %d images failed on version %s", sum(len(j.images) for j in jobs), model.version)
+            log.exception("a batch of %d images failed on version %s", sum(job.count for job in jobs), model.version)
             for job in jobs:
                 job.future.set_exception(error)
             self.listeners.failed(model.version, error)
@@ -246,7 +241,7 @@ class Predictor:
             about = (names, version, now - job.arrived, model.bundle)
             answers = [
                 Prediction(indices[i], names[indices[i]], scores.probabilities[i], *about, images[i], scores.row(i))
-                for i in range(at, at + len(job.images))
+                for i in range(at, at + job.count)
             ]
             at += len(answers)
             job.future.set_result(answers[0] if job.single else answers)

@@ -10,11 +10,12 @@ import numpy as np
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from helpers.data.images import decode_image, decode_npy
+from helpers.data.images import ImageTooLarge, decode_image, decode_npy
+from helpers.inference.job import DeadlineExceeded
 from helpers.inference.prediction import Prediction
-from helpers.inference.predictor import STOPPING, DeadlineExceeded, Predictor, PredictorClosed
+from helpers.inference.predictor import STOPPING, Predictor, PredictorClosed
 from helpers.monitoring.recorder import Recorder
-from helpers.serving.decoders import Decoders
+from helpers.serving.decoders import QUICK_PIXELS, Decoders
 from helpers.serving.rate_limit import RateLimit
 from helpers.serving.upload import read_files
 
@@ -96,6 +97,16 @@ class Inference:
 
     def _start(self, decode, submit, future, quick=False):
         self.predictor.check_room(1 + self.decoders.waiting)
+
+        def decode_small():
+            try:
+                return decode(QUICK_PIXELS)[np.newaxis]
+            except ImageTooLarge:
+                self.decoders.put(decode, submit, future)
+                return None
+
+        if quick and not self.decoders.waiting and self.predictor.submit_encoded(decode_small, future):
+            return
         self.decoders.put(decode, submit, future, quick=quick)
 
     async def _run(self, request, start: Callable[[Future], None]):

@@ -9,8 +9,9 @@ import pytest
 from conftest import make_bundle
 from held_model import HeldModel, wait_until
 
+from helpers.inference.job import DeadlineExceeded
 from helpers.inference.loader import load_model
-from helpers.inference.predictor import DeadlineExceeded, Predictor, PredictorClosed, QueueFull
+from helpers.inference.predictor import Predictor, PredictorClosed, QueueFull
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,41 @@ def test_an_answer_is_the_models_own_with_its_version_and_time(start, models, im
     assert prediction.class_names is model.labels.fine
     assert prediction.version == model.version
     assert 0 < prediction.seconds < 5
+
+
+def test_an_image_that_comes_while_there_is_nothing_to_do_is_decoded_where_it_is_answered(start, models, images):
+    predictor, future, threads = start(models[0]), Future(), []
+
+    def decode():
+        threads.append(threading.current_thread().name)
+        return images[:1]
+
+    assert predictor.submit_encoded(decode, future)
+    np.testing.assert_array_equal(future.result(5).probabilities, predictor.submit(images[0]).result(5).probabilities)
+    assert threads == ["predictor"]
+
+
+def test_while_there_is_something_to_do_decoding_is_for_others(start, held, images):
+    predictor, future = start(held), Future()
+    running, queued = occupy(predictor, images[0]), predictor.submit(images[1])
+    assert not predictor.submit_encoded(lambda: images[2:3], future)
+    held.gate.set()
+    assert running.result(5)
+    assert queued.result(5)
+    assert held.sizes == [1, 1]
+    assert not future.done()
+
+
+def test_an_image_that_cannot_be_decoded_costs_the_next_nothing(start, models, images):
+    predictor, future = start(models[0]), Future()
+
+    def decode():
+        raise ValueError("no image")
+
+    assert predictor.submit_encoded(decode, future)
+    with pytest.raises(ValueError, match="no image"):
+        future.result(5)
+    assert predictor.submit(images[0]).result(5)
 
 
 def test_64_threads_get_each_their_own_answer(start, models, images):

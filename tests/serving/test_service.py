@@ -569,7 +569,7 @@ def test_errors_nobody_thought_of_show_nothing_of_the_inside(service, caplog, mo
     def fail(*arguments):
         raise OSError("/srv/secret/place")
 
-    monkeypatch.setattr(service.predictor, "submit", fail)
+    monkeypatch.setattr(service.predictor, "submit_encoded", fail)
     response = send(service.client)
     assert response.status_code == 500
     assert response.json() == {"detail": "the server failed on this request; its log says why"}
