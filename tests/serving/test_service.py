@@ -19,6 +19,7 @@ from served import ALIAS, IMAGES, PIXELS, PNG, TOKEN, encode, npy, send, serve, 
 from helpers.delivery.storage import StorageUnavailable
 from helpers.monitoring.log_reader import LogReader
 from helpers.monitoring.prediction_log import PredictionLog
+from helpers.serving import inference
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,21 @@ def test_what_is_no_image_is_refused_with_a_sentence(client, request_body, statu
     assert response.status_code == status
     assert sentence in response.json()["detail"]
     assert "/tmp" not in response.text
+
+
+def test_a_large_image_is_decoded_by_a_patient_thread_and_answered_like_a_small_one(service, monkeypatch):
+    where, decode = [], inference.decode_image
+
+    def note(data, **options):
+        image = decode(data, **options)
+        where.append(threading.current_thread().name)
+        return image
+
+    monkeypatch.setattr(inference, "decode_image", note)
+    large = encode(Image.fromarray(PIXELS).resize((320, 320), Image.Resampling.NEAREST))
+    answers = [send(service.client, data, route="/predict") for data in (PNG, large)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [name.rpartition("_")[0] or name for name in where] == ["predictor", "patient decoder"]
 
 
 def test_a_body_of_unknown_length_is_cut_off_at_the_limit(client):
