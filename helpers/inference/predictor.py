@@ -110,11 +110,14 @@ class Predictor:
         Then a thread less comes between. Where there is something to do, decoding belongs beside it.
 
         Args:
-            decode: gives the image quickly, or None if it sees to `future` in another way; what it raises becomes the
-                future's.
+            decode: gives uint8 (1, 32, 32, 3) within a few milliseconds, or None if it sees to `future` in another way;
+                what it raises becomes the future's.
 
         Returns:
             whether it was taken.
+
+        Raises:
+            QueueFull, PredictorClosed: as `submit`.
         """
         if self._under_way or self._jobs:
             return False
