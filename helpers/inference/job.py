@@ -21,18 +21,18 @@ class Job:
         images: uint8 (n, 32, 32, 3); None while they are to be decoded.
         single: whether the future gets one prediction, and not a list.
         decode: gives the images of a single request; None if it sees to its future in another way.
-        count: images.
     """
 
     images: np.ndarray | None
     future: Future
     single: bool
     decode: Callable[[], np.ndarray | None] | None = None
-    count: int = field(init=False)
     arrived: float = field(default_factory=time.monotonic)
 
-    def __post_init__(self) -> None:
-        self.count = 1 if self.images is None else len(self.images)
+    @property
+    def count(self) -> int:
+        """Images."""
+        return 1 if self.images is None else len(self.images)
 
     def begin(self, deadline_s: float) -> bool:
         """Whether the images are there and somebody waits for their answer; where not, the future knows why.

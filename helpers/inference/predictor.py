@@ -115,9 +115,6 @@ class Predictor:
 
         Returns:
             whether it was taken.
-
-        Raises:
-            QueueFull, PredictorClosed: as `submit`.
         """
         if self._under_way or self._jobs:
             return False
