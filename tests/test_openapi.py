@@ -2,10 +2,9 @@
 
 import gc
 import os
-import subprocess
 import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,10 @@ from helpers.delivery.storage import open_store
 from helpers.hosting import Server
 from helpers.inference.loader import load_model
 from helpers.inference.predictor import Predictor
+from helpers.monitoring.prediction_log import PredictionLog
+from helpers.monitoring.watch import Watch, make_detector, make_monitor
 from helpers.registry import Registry
 from helpers.serving.service import create_app
-from helpers.workspace import ROOT
 
 CHECKS = [
     checks.not_a_server_error,
@@ -40,56 +40,24 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(folder):
-    """One with a version in production."""
+def url(folder):
+    """Where a service answers whose model comes from a store."""
     store = open_store(str(folder / "store"))
     registry = Registry(store, "tiny")
-    registry.promote(registry.publish(make_bundle(folder / "bundle").path), reason="test")
-    return store
-
-
-@pytest.fixture(scope="module")
-def url(folder, store):
-    """Where a service in this process answers whose model comes from the store."""
+    version = registry.publish(make_bundle(folder / "bundle").path)
+    registry.promote(version, reason="test")
 
     def load(model_dir):
         return load_model(resolve(store, model_dir, folder / "cache"))
 
     predictor = Predictor(load("models/tiny"))
-    with Server(create_app(predictor, load, "models/tiny"), port=0) as server:
+    watch = Watch(make_detector, make_monitor)
+    with (
+        closing(PredictionLog(folder / "predictions.db")) as log,
+        Server(create_app(predictor, load, "models/tiny", log=log, watch=watch), port=0) as server,
+    ):
         yield server.url
     predictor.close()
-
-
-@pytest.fixture(scope="module")
-def command_url(folder, store):
-    """Where the command answers, with a log: a process of its own does not wait while examples are made here."""
-    command = [
-        sys.executable,
-        "-m",
-        "helpers.hosting",
-        "--port",
-        "0",
-        "--bucket",
-        store.url,
-        "--model-dir",
-        "models/tiny",
-    ]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SUITE_")}
-    environment["XDG_CACHE_HOME"] = str(folder)
-    with (
-        (folder / "stderr.txt").open("w") as errors,
-        subprocess.Popen(
-            [*command, "--log", str(folder / "predictions.db")],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as process,
-    ):
-        yield process.stdout.readline().split()[-1]
-        process.terminate()
 
 
 @pytest.fixture
@@ -109,7 +77,7 @@ def examples(strategy, count):
 
 @contextmanager
 def uncollected():
-    """Without Python's collector, which takes up to a second for what made some 10,000 examples."""
+    """Without Python's collector: for what made some 10,000 examples it stops client and service for up to a second."""
     gc.disable()
     try:
         yield
@@ -117,8 +85,8 @@ def uncollected():
         gc.enable()
 
 
-def test_every_route_answers_as_its_document_says_to_right_and_wrong_requests(command_url, session, count):
-    schema = schemathesis.openapi.from_url(f"{command_url}/openapi.json")
+def test_every_route_answers_as_its_document_says_to_right_and_wrong_requests(url, session, count):
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) >= 21
     for operation in operations:
