@@ -10,40 +10,41 @@ from helpers.inference.engine import ModelRejected
 
 
 class HeldModel:
-    """A loaded model that answers only while its gate is open, and notes the size of each batch."""
+    """A loaded model that answers only while its gate is open, and notes the size of each batch and if it shared."""
 
     def __init__(self, model):
-        self.model, self.gate, self.sizes = model, threading.Event(), []
+        self.model, self.gate, self.sizes, self.shared = model, threading.Event(), [], []
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def predict(self, images):
+    def predict(self, images, *, shared=False):
         self.sizes.append(len(images))
+        self.shared.append(shared)
         assert self.gate.wait(10)
-        return self.model.predict(images)
+        return self.model.predict(images, shared=shared)
 
 
 class Slow(HeldModel):
     """Takes 30 ms an image."""
 
-    def predict(self, images):
+    def predict(self, images, *, shared=False):
         time.sleep(0.03 * len(images))
-        return self.model.predict(images)
+        return self.model.predict(images, shared=shared)
 
 
 class Confused(HeldModel):
     """Holds all classes for equally likely."""
 
-    def predict(self, images):
-        scores = self.model.predict(images)
+    def predict(self, images, *, shared=False):
+        scores = self.model.predict(images, shared=shared)
         return replace(scores, probabilities=np.full_like(scores.probabilities, 0.01))
 
 
 class Insane(HeldModel):
     """Gives answers that are refused."""
 
-    def predict(self, images):
+    def predict(self, images, *, shared=False):
         raise ModelRejected("probabilities must be finite; 1 of 100 are not")
 
 

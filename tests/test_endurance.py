@@ -182,9 +182,9 @@ def test_clients_that_leave_in_the_middle_leave_nothing(service, count):
 
 def test_past_capacity_the_rest_is_told_503_at_once_and_health_answers(models, count):
     class Slow(HeldModel):
-        def predict(self, images):
+        def predict(self, images, *, shared=False):
             time.sleep(0.02)  # four images a batch: 200 a second at most, whatever the machine
-            return self.model.predict(images)
+            return self.model.predict(images, shared=shared)
 
     predictor = Predictor(Slow(models.first), queue_size=16, max_batch=4)
     requests, seconds = [post_file("/predict_single", encode_png(image)) for image in IMAGES], count(1, 20)

@@ -31,7 +31,7 @@ class Rote:
         for index in wrong_at:
             self.known[test.images[index].tobytes()] += 1
 
-    def predict(self, images):
+    def predict(self, images, *, shared=False):
         answers = [self.known.get(image.tobytes(), -1) for image in images]
         logits = np.where(np.array(answers)[:, None] < 0, 0, 9 * np.eye(100)[answers]).astype(np.float32)
         return Scores(logits, logits, logits)

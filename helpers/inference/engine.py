@@ -19,7 +19,7 @@ from helpers.inference.int8 import is_faster_here, quantise
 from helpers.training.backend import has_gpu, load_keras
 from helpers.training.model import WeightsError, build_vgg16, set_weights
 
-NICENESS = 10  # more than others have: a tenth of the event loop's weight where both want one core
+NICENESS = 5  # more than others have: a third of the event loop's weight where both want one core
 ENGINES = ("auto", "openvino", "openvino-float", "keras")
 
 log = logging.getLogger(__name__)
@@ -76,13 +76,16 @@ class OpenVinoEngine:
     two cores against padding to 1, 2, 4 ... 32: equal where sizes match, up to a third faster between them, ready
     in a tenth of the time of six fixed networks and in a fifth of their memory.
 
+    It is compiled a second time, for batches that come while another is computed: each has half the threads, which
+    wait for each other less. On Linux these step back behind those that answer, on the cores they share.
+
     Args:
         ranges: of the convolutions that shall compute in 8 bits, see `inference.int8.quantise`; None for none.
 
     Attributes:
         precision: of the convolutions and dense layers as compiled, e.g. "bf16"; "bf16+int8" where they differ.
-        spares_a_core: to be set while others need the processor more; it computes with a thread less if it has two,
-            and, on Linux, steps back behind them on the cores it shares.
+        threads: of a batch that has the engine for itself.
+        streams: batches that are computed at once where they share it: 2, or 1 of an odd number of threads.
     """
 
     name = "openvino"
@@ -111,37 +114,33 @@ class OpenVinoEngine:
                 quantise(network, ranges)
             except ValueError as error:
                 raise ModelRejected(f"quantisation.json and model.onnx do not fit together: {error}") from error
-        options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         options["ENABLE_CPU_PINNING"] = False  # a pinned thread waits for its core while the event loop has it
 
-        def compiled(count):
-            return core.compile_model(network, "CPU", options | {"INFERENCE_NUM_THREADS": count})
+        self.streams = 1 if threads % 2 else 2
+
+        def compiled(streams):
+            return core.compile_model(network, "CPU", options | {"NUM_STREAMS": streams})
 
         try:
-            first = compiled(threads)
+            alone = compiled(1)
             with ThreadPoolExecutor(1, initializer=_step_back) as pool:  # threads inherit priority from who makes them
-                second = pool.submit(compiled, max(1, threads - 1)).result()
+                shared = pool.submit(compiled, self.streams).result()
         except RuntimeError as error:
             raise ModelRejected("model.onnx cannot be compiled by OpenVINO; export it again") from error
-        self.precision = _compiled_precision(first)
-        self.spares_a_core = False
-        self._all, self._fewer = _Requests(first), _Requests(second)
+        self.precision = _compiled_precision(alone)
+        self.threads = alone.get_property("INFERENCE_NUM_THREADS")
+        self._alone, self._shared = _make_requests(alone), _make_requests(shared)
 
-    @property
-    def threads(self) -> int:
-        """As compiled; one less while it spares a core, if there are two."""
-        return self._requests.threads
-
-    @property
-    def _requests(self):
-        return self._fewer if self.spares_a_core else self._all
-
-    def run(self, images: np.ndarray) -> Scores:
+    def run(self, images: np.ndarray, *, shared: bool = False) -> Scores:
         """Scores of uint8 (n, 32, 32, 3) images; whether they make sense is for the caller to check.
 
-        Two threads may call it at once: the images of one are computed after those of the other.
+        Two threads may call it at once.
+
+        Args:
+            shared: whether another batch is computed meanwhile.
         """
-        free = self._requests.free
+        free = self._shared if shared else self._alone
         request = free.get()
         try:
             request.start_async({INPUT: images})  # infer() would compute in this thread, which needs the GIL
@@ -154,13 +153,12 @@ class OpenVinoEngine:
         return Scores(*(results[name] for name in OUTPUTS))
 
 
-class _Requests:
-    """Places for two batches: OpenVINO begins the second when the first is done, whatever the interpreter is at."""
-
-    def __init__(self, compiled):
-        self.threads, self.free = compiled.get_property("INFERENCE_NUM_THREADS"), SimpleQueue()
-        for _ in range(2):
-            self.free.put(compiled.create_infer_request())
+def _make_requests(compiled):
+    """Places for two batches: with one stream OpenVINO begins the second when the first is done."""
+    free = SimpleQueue()
+    for _ in range(2):
+        free.put(compiled.create_infer_request())
+    return free
 
 
 class KerasEngine:
@@ -169,10 +167,10 @@ class KerasEngine:
     Attributes:
         precision: the dtype Keras computes in (a GPU may round the factors of float32 products to TF32).
         threads: 0; the work is not on the CPU.
-        spares_a_core: of no effect.
+        streams: 1; batches are computed one after the other.
     """
 
-    name, threads, spares_a_core = "keras", 0, False
+    name, threads, streams = "keras", 0, 1
 
     def __init__(self, bundle: Bundle) -> None:
         keras = load_keras()
@@ -189,8 +187,8 @@ class KerasEngine:
         self._temperature = bundle.manifest.temperature
         self._one_at_a_time = threading.Lock()
 
-    def run(self, images: np.ndarray) -> Scores:
-        """Scores of uint8 (n, 32, 32, 3) images; whether they make sense is for the caller to check."""
+    def run(self, images: np.ndarray, *, shared: bool = False) -> Scores:
+        """As `OpenVinoEngine.run`; `shared` is of no effect."""
         padded = np.zeros((2 ** math.ceil(math.log2(len(images))), *images.shape[1:]), np.float32)
         padded[: len(images)] = images
         with self._one_at_a_time:
@@ -201,9 +199,11 @@ class KerasEngine:
         return Scores(exponents / exponents.sum(axis=1, keepdims=True), logits, features)
 
 
-def run_batches(engine: OpenVinoEngine | KerasEngine, images: np.ndarray, size: int = 32) -> Scores:
+def run_batches(
+    engine: OpenVinoEngine | KerasEngine, images: np.ndarray, size: int = 32, *, shared: bool = False
+) -> Scores:
     """Scores of any number of images, `size` at a time: more is no faster an image, and would grow the buffers."""
-    parts = [engine.run(images[start : start + size]) for start in range(0, len(images), size)]
+    parts = [engine.run(images[start : start + size], shared=shared) for start in range(0, len(images), size)]
     return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in Scores.__annotations__))
 
 

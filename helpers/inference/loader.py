@@ -50,8 +50,11 @@ class LoadedModel:
     def threads(self) -> int:
         return self.engine.threads
 
-    def predict(self, images: np.ndarray) -> Scores:
+    def predict(self, images: np.ndarray, *, shared: bool = False) -> Scores:
         """Scores of uint8 (n, 32, 32, 3) RGB images, n at least 1, of any length.
+
+        Args:
+            shared: see `OpenVinoEngine.run`.
 
         Raises:
             ValueError: if `images` has another shape or dtype.
@@ -61,7 +64,7 @@ class LoadedModel:
             raise ValueError(
                 f"images must be uint8 (n, 32, 32, 3) with n at least 1, got {images.dtype} {images.shape}"
             )
-        scores = run_batches(self.engine, images)
+        scores = run_batches(self.engine, images, shared=shared)
         expected = (len(images), len(self.labels.fine))
         for name, array in vars(scores).items():
             if name != "features" and array.shape != expected:

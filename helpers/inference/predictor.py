@@ -34,9 +34,9 @@ class Predictor:
     """Answers images from many threads by one engine, in batches of whatever waits when the engine is ready.
 
     It never waits for a batch to fill: an idle engine takes a lone request at once. While it is busy, requests gather,
-    and half a full batch goes and stands behind the one that runs, so that the engine need not wait for the
-    interpreter. While more than half the queue is taken the engine spares a core, for those who must be refused. A
-    model that fails while it serves is replaced by the one before it, and its batch answered by that.
+    and a quarter of a full batch goes and shares the engine with the one that runs, so that it need not wait for the
+    interpreter; where one of two that shared it is done, an eighth will do. A model that fails while it serves is
+    replaced by the one before it, and its batch answered by that.
 
     Args:
         model: serves until `swap`.
@@ -59,6 +59,7 @@ class Predictor:
         self._model, self._previous = model, None
         self._jobs: deque[Job] = deque()
         self._waiting = self._under_way = 0  # images, and batches
+        self._shared = False  # whether the batch that was taken last shares the engine
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
         self._closed = False
@@ -172,9 +173,10 @@ class Predictor:
         return job.future
 
     def _work(self):
-        while jobs := self._take():
+        while taken := self._take():
+            jobs, shared = taken
             live = [job for job in jobs if job.begin(self.deadline_s)]
-            batch = self._run(live) if live else None
+            batch = self._run(live, shared) if live else None
             with self._changed:
                 self._under_way -= 1
                 self._changed.notify()
@@ -186,9 +188,11 @@ class Predictor:
         return min(self.max_batch, self._model.batch_size)
 
     def _is_worth_a_batch(self):
-        if self._under_way == 0:
-            return self._waiting > 0
-        return self._under_way == 1 and 2 * self._waiting >= self._room()
+        if self._under_way != 1:
+            return self._under_way == 0 and self._waiting > 0
+        if self._model.engine.streams == 1:  # what stands behind another cannot grow
+            return 2 * self._waiting >= self._room()
+        return (8 if self._shared else 4) * self._waiting >= self._room()
 
     def _take(self):
         with self._changed:
@@ -198,19 +202,21 @@ class Predictor:
                 jobs.append(self._jobs.popleft())
                 room -= jobs[-1].count
                 self._waiting -= jobs[-1].count
-            self._under_way += bool(jobs)
-            self._model.engine.spares_a_core = 2 * self._waiting > self.queue_size
-            return jobs
+            if not jobs:
+                return None
+            self._shared = self._under_way > 0
+            self._under_way += 1
+            return jobs, self._shared
 
-    def _run(self, jobs):
+    def _run(self, jobs, shared):
         model = self._model  # read once: a swap must not split a batch
         try:
             images, started = np.concatenate([job.images for job in jobs]), time.monotonic()
             try:
-                scores = model.predict(images)
+                scores = model.predict(images, shared=shared)
             except ModelRejected as error:
                 model = self._give_up(model, error)
-                scores = model.predict(images)
+                scores = model.predict(images, shared=shared)
         except Exception as error:
             log.exception("a batch of %d images failed on version %s", sum(job.count for job in jobs), model.version)
             for job in jobs:

@@ -94,7 +94,7 @@ def test_memory_does_not_grow_with_the_number_of_images(model, monkeypatch):
     class Still:
         version, labels = model.version, model.labels
 
-        def predict(self, images):
+        def predict(self, images, *, shared=False):
             return type("Scores", (), {"probabilities": np.full((len(images), 100), 0.01, np.float32)})
 
     monkeypatch.setattr(bulk, "READERS", 1)

@@ -71,21 +71,20 @@ def test_threads_that_call_it_at_once_get_each_their_own_scores(tmp_path):
         np.testing.assert_allclose(logits, level, rtol=0.01)
 
 
-@pytest.mark.skipif(available_cpus() < 2, reason="OpenVINO takes no more threads than there are processors")
-@pytest.mark.parametrize(("threads", "fewer"), [(2, 1), (1, 1)])
-def test_to_spare_a_core_it_computes_the_same_with_a_thread_less(tmp_path, threads, fewer):
+@pytest.mark.parametrize(("threads", "streams"), [(1, 1), (2, 2), (3, 1), (4, 2)])
+def test_batches_that_share_it_get_the_same_scores(tmp_path, threads, streams):
     engine = OpenVinoEngine(write_graph(tmp_path / "model.onnx"), threads)
-    images = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    assert engine.threads == threads
-    expected = engine.run(images).logits
-    engine.spares_a_core = True
-    assert engine.threads == fewer
-    np.testing.assert_allclose(engine.run(images).logits, expected, rtol=1e-5)
+    assert engine.streams == streams
+    batches = np.random.default_rng(1).integers(0, 256, (8, 5, 32, 32, 3), dtype=np.uint8)
+    expected = [engine.run(images).logits for images in batches]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda images: engine.run(images, shared=True).logits, batches))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux alone")
 @pytest.mark.parametrize("own", [0, 15])
-def test_to_spare_a_core_it_computes_behind_the_threads_that_answer(tmp_path, own):
+def test_where_batches_share_it_the_threads_that_answer_come_first(tmp_path, own):
     def priorities():
         return [os.getpriority(os.PRIO_PROCESS, int(task)) for task in os.listdir("/proc/self/task")]
 
@@ -94,8 +93,7 @@ def test_to_spare_a_core_it_computes_behind_the_threads_that_answer(tmp_path, ow
         os.setpriority(*here, own)
         before = priorities()
         engine = OpenVinoEngine(write_graph(tmp_path / "model.onnx"), 2)
-        engine.spares_a_core = True
-        engine.run(np.zeros((1, 32, 32, 3), np.uint8))
+        engine.run(np.zeros((1, 32, 32, 3), np.uint8), shared=True)
         behind = min(19, own + NICENESS)
         return priorities().count(behind) - before.count(behind), os.getpriority(*here)
 
@@ -112,8 +110,7 @@ def test_where_threads_may_have_no_priority_of_their_own_it_says_so_and_serves(t
 
     monkeypatch.setattr(os, "setpriority", forbidden)
     engine = OpenVinoEngine(write_graph(tmp_path / "model.onnx"), 2)
-    engine.spares_a_core = True
-    assert len(engine.run(np.zeros((3, 32, 32, 3), np.uint8)).logits) == 3
+    assert len(engine.run(np.zeros((3, 32, 32, 3), np.uint8), shared=True).logits) == 3
     assert "threads cannot step back here ([Errno 1] Operation not permitted)" in caplog.text
 
 

@@ -64,7 +64,7 @@ def test_a_listener_is_told_which_version_failed(predictor, model):
     class Insane(HeldModel):
         version = "insane"
 
-        def predict(self, images):
+        def predict(self, images, *, shared=False):
             raise ModelRejected("not finite")
 
     notes = Notes()
@@ -78,7 +78,7 @@ def test_a_listener_is_told_which_version_failed(predictor, model):
 
 def test_a_failure_without_a_way_back_is_told_too(model):
     class Broke(HeldModel):
-        def predict(self, images):
+        def predict(self, images, *, shared=False):
             raise RuntimeError("out of memory")
 
     notes, predictor = Notes(), Predictor(Broke(model))

@@ -3,6 +3,7 @@ import time
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from held_model import HeldModel, wait_until
 from helpers.inference.job import DeadlineExceeded
 from helpers.inference.loader import load_model
 from helpers.inference.predictor import Predictor, PredictorClosed, QueueFull
+
+ONE_AT_A_TIME, TWO_AT_ONCE = SimpleNamespace(streams=1), SimpleNamespace(streams=2)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,7 @@ def images():
 @pytest.fixture
 def held(models):
     model = HeldModel(models[0])
+    model.engine = ONE_AT_A_TIME
     yield model
     model.gate.set()
 
@@ -107,24 +111,61 @@ def test_64_threads_get_each_their_own_answer(start, models, images):
         np.testing.assert_allclose(answer.probabilities, expected[index % 8], atol=1e-3)
 
 
-def test_while_the_engine_is_busy_half_a_batch_goes_next_and_the_rest_gathers(start, held, images):
+@pytest.mark.parametrize(("engine", "part"), [(ONE_AT_A_TIME, 16), (TWO_AT_ONCE, 8)])
+def test_while_the_engine_is_busy_part_of_a_batch_goes_next_and_the_rest_gathers(start, held, images, engine, part):
+    held.engine = engine
     predictor = start(held, max_batch=32)
     futures = [occupy(predictor, images[0])]
-    futures += [predictor.submit(images[i % 8]) for i in range(15)]
+    futures += [predictor.submit(images[i % 8]) for i in range(part - 1)]
     time.sleep(0.05)
-    assert (predictor.waiting, held.sizes) == (15, [1])
+    assert (predictor.waiting, held.sizes) == (part - 1, [1])
     futures.append(occupy(predictor, images[7]))
-    wait_until(lambda: held.sizes == [1, 16])
+    wait_until(lambda: held.sizes == [1, part])
     futures += [predictor.submit(images[i % 8]) for i in range(40)]
     time.sleep(0.05)
-    assert (predictor.waiting, held.sizes) == (40, [1, 16])
+    assert (predictor.waiting, held.sizes) == (40, [1, part])
     held.gate.set()
-    assert len([future.result(10) for future in futures]) == 57
-    assert held.sizes == [1, 16, 32, 8]
+    assert len([future.result(10) for future in futures]) == 41 + part
+    assert sorted(held.sizes[2:]) == [8, 32]
+
+
+def test_a_batch_shares_the_engine_if_another_is_under_way(start, held, images):
+    held.engine = TWO_AT_ONCE
+    predictor = start(held, max_batch=4)
+    for _ in range(2):
+        first, second = occupy(predictor, images[0]), occupy(predictor, images[1])
+        wait_until(lambda: len(held.shared) % 2 == 0)
+        held.gate.set()
+        wait([first, second], timeout=10)
+        held.gate.clear()
+    assert held.shared == [False, True] * 2
+
+
+def test_where_one_of_two_that_shared_it_is_done_an_eighth_of_a_batch_goes_next(start, models, images):
+    class FirstHeld(HeldModel):
+        def predict(self, images, *, shared=False):
+            if shared:
+                self.sizes.append(len(images))
+                return self.model.predict(images)
+            return super().predict(images)
+
+    model = FirstHeld(models[0])
+    model.engine = TWO_AT_ONCE
+    predictor = start(model, max_batch=32)
+    first = occupy(predictor, images[0])
+    assert not wait([predictor.submit(image) for image in images], timeout=10).not_done
+    few = [predictor.submit(image) for image in images[:3]]
+    time.sleep(0.05)
+    assert (predictor.waiting, model.sizes) == (3, [1, 8])
+    assert not wait([*few, predictor.submit(images[3])], timeout=10).not_done
+    assert (first.done(), model.sizes) == (False, [1, 8, 4])
+    model.gate.set()
+    assert first.result(10)
 
 
 def test_batches_are_half_as_large_on_a_machine_that_does_half_as_many_in_time(start, models, images):
     held = HeldModel(replace(models[0], batch_size=4))
+    held.engine = ONE_AT_A_TIME
     predictor = start(held)
     futures = [occupy(predictor, images[0]), predictor.submit(images[1]), occupy(predictor, images[2])]
     futures += [predictor.submit(image) for image in images]
@@ -152,37 +193,22 @@ def test_the_next_batch_has_the_engine_while_the_answers_of_the_last_are_told(st
     assert came == [True]
 
 
-def test_while_more_than_half_the_queue_is_taken_the_engine_spares_a_core(start, held, images):
-    spares = []
-
-    class Engine:
-        def __setattr__(self, name, value):
-            spares.append((name, value))
-
-    held.engine = Engine()
-    predictor = start(held, queue_size=8, max_batch=2)
-    futures = [occupy(predictor, images[0]), occupy(predictor, images[1])]
-    futures += [predictor.submit(image) for image in images[:7]]
-    held.gate.set()
-    wait(futures, timeout=10)
-    assert [value for _, value in spares[:6]] == [False, False, True, False, False, False]
-    assert {name for name, _ in spares} == {"spares_a_core"}
-
-
 def test_the_seconds_of_a_batch_are_without_its_wait_behind_another(start, models, images):
     told, engine = [], threading.Lock()
 
     class OneAtATime(HeldModel):
-        def predict(self, images):
+        def predict(self, images, *, shared=False):
             with engine:
                 time.sleep(0.1)
-                return self.model.predict(images)
+                return self.model.predict(images, shared=shared)
 
     class Listener:
         def answered(self, batch):
             told.append((len(batch.images), batch.seconds))
 
-    predictor = start(OneAtATime(models[0]), max_batch=4)
+    model = OneAtATime(models[0])
+    model.engine = ONE_AT_A_TIME
+    predictor = start(model, max_batch=4)
     predictor.listeners.add(Listener())
     futures = [occupy(predictor, images[0]), predictor.submit(images[1]), occupy(predictor, images[2])]
     wait(futures, timeout=10)
@@ -193,8 +219,8 @@ def test_the_seconds_of_a_batch_are_without_its_wait_behind_another(start, model
 
 def test_a_failure_is_told_of_the_version_that_failed_whatever_serves_by_then(start, models, images):
     class Broken(HeldModel):
-        def predict(self, images):
-            super().predict(images)
+        def predict(self, images, *, shared=False):
+            super().predict(images, shared=shared)
             raise RuntimeError("no memory")
 
     told = []
@@ -299,7 +325,7 @@ def test_a_model_that_is_replaced_is_gone_though_what_it_said_is_kept(start, mod
 
 def test_an_engine_that_fails_fails_its_batch_only(start, models, images, caplog):
     class Broken(HeldModel):
-        def predict(self, images):
+        def predict(self, images, *, shared=False):
             raise RuntimeError("no memory")
 
     predictor = start(Broken(models[0]))

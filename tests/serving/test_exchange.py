@@ -294,7 +294,7 @@ def test_what_is_on_its_way_is_answered_before_the_server_stops(shop):
 
 def test_what_nobody_expects_is_500_and_in_the_log_alone(shop, caplog):
     class Broken(HeldModel):
-        def predict(self, images):
+        def predict(self, images, *, shared=False):
             raise ZeroDivisionError("a secret")
 
     with serve(shop, Broken(shop.models[0])) as service:

@@ -103,7 +103,7 @@ def test_a_slow_candidate_keeps_nobody_waiting(predictor, models):
 
 def test_a_candidate_that_fails_or_cannot_be_loaded_is_said_and_harms_nobody(predictor, models):
     class Broken(HeldModel):
-        def predict(self, images):
+        def predict(self, images, *, shared=False):
             raise RuntimeError("out of memory")
 
     with beside(predictor, Broken(models[1])) as running:
