@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +130,26 @@ def running(arm: Arm, data: bytes, right: str, engine: str = "openvino") -> Iter
                     os.killpg(process.pid, signal.SIGKILL)  # LitServe leaves its servers behind
 
 
+@contextmanager
+def asleep(servers: Iterable[Running]) -> Iterator[None]:
+    """Stops `servers` while the block runs: even one that nobody asks takes something of the processors."""
+    stopped = [pid for server in servers for pid in _processor_ticks(server.pid)]
+    for pid in stopped:
+        _signal(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            _signal(pid, signal.SIGCONT)
+
+
 def cpu_seconds(pid: int) -> float:
     """Processor time so far of a process, its threads and the processes that it has started and that still run."""
+    return sum(_processor_ticks(pid).values()) / os.sysconf("SC_CLK_TCK")
+
+
+def _processor_ticks(pid):
+    """Of a process and of what it has started, by process."""
     used, children = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -140,12 +158,17 @@ def cpu_seconds(pid: int) -> float:
             continue
         used[int(path.parent.name)] = int(fields[11]) + int(fields[12])
         children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    ticks, family = 0, [pid]
+    found, family = {}, [pid]
     while family:
         member = family.pop()
-        ticks += used.get(member, 0)
+        found[member] = used.get(member, 0)
         family += children.get(member, [])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def _signal(pid, number):
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _answers(port, request, right):

@@ -3,6 +3,7 @@
     python -m benchmarks.serving          about 20 minutes on two cores; --help lists the options
 
 The arms alternate (A B B A) for each number of connections, each warmed first; medians with bootstrap 95 % intervals.
+While one is asked the others' processes are stopped: six that nobody asks took a tenth of the speed of the seventh.
 Clients send the next request when they have the answer (closed loop), and share the processors with the servers, so a
 server's own processor time is measured beside requests per second. Nothing is pinned: a server kept off the client's
 processor would have one of two left, and what is asked is what all of them give. Overload is an open loop: requests
@@ -27,7 +28,7 @@ import uvloop
 
 from benchmarks.load import Load, closed_loop, get, open_loop
 from benchmarks.measuring import conclude, summarise
-from benchmarks.servers import ARMS, NotStarted, Running, cpu_seconds, running
+from benchmarks.servers import ARMS, NotStarted, Running, asleep, cpu_seconds, running
 from helpers.client import encode_png
 from helpers.data.dataset import load_dataset
 from helpers.data.images import decode_image
@@ -69,9 +70,10 @@ def measure_loads(servers: dict[str, Running], files: list[bytes], connections: 
     requests = {name: [ARMS[name].encode(data) for data in files] for name in servers}
     for repeat in range(options.repeats + 1):  # the first warms
         for name in list(servers)[:: -1 if repeat % 2 else 1]:
-            before, own = cpu_seconds(servers[name].pid), time.process_time()
-            load = uvloop.run(closed_loop(servers[name].port, requests[name], connections, options.seconds))
-            own, cpu = time.process_time() - own, cpu_seconds(servers[name].pid) - before
+            with asleep(server for other, server in servers.items() if other != name):
+                before, own = cpu_seconds(servers[name].pid), time.process_time()
+                load = uvloop.run(closed_loop(servers[name].port, requests[name], connections, options.seconds))
+                own, cpu = time.process_time() - own, cpu_seconds(servers[name].pid) - before
             if repeat:
                 samples[name].append(_sample(load, cpu, own))
     return {name: _summarise(values) for name, values in samples.items()}

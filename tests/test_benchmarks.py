@@ -2,7 +2,11 @@
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -322,6 +326,24 @@ def test_each_peer_that_is_installed_names_what_an_image_shows(name):
     with servers.running(servers.ARMS[name], encode_png(image), right) as running:
         assert running.start_s > 0
         assert servers.cpu_seconds(running.pid) > 0.1
+
+
+def test_servers_that_are_asleep_take_no_processor_and_go_on_afterwards():
+    two = f"import os\nmine = os.getpid()\nos.fork()\nwhile os.getppid() in ({os.getpid()}, mine): pass"
+    with subprocess.Popen([sys.executable, "-c", two]) as process:
+
+        def used(seconds):
+            before = servers.cpu_seconds(process.pid)
+            time.sleep(seconds)
+            return servers.cpu_seconds(process.pid) - before
+
+        server = servers.Running(port=0, pid=process.pid, start_s=0)
+        time.sleep(0.2)
+        with servers.asleep([server]):
+            time.sleep(0.1)  # until a signal has reached what runs elsewhere
+            assert used(0.3) == 0
+        assert used(1) > 0.5
+        process.kill()
 
 
 def test_a_server_that_ends_by_itself_is_told_with_what_it_said_last():
