@@ -22,7 +22,8 @@ class LoadedModel:
     """A network that is compiled, warm, and gives its golden images the probabilities they had in training.
 
     Attributes:
-        batch_size: images that a batch may hold to be done in 50 ms, as measured when it was loaded; 1 to 32.
+        batch_size: images that a batch may hold to be done in 50 ms if it has the engine for itself, as measured when
+            it was loaded; 1 to 32.
     """
 
     bundle: Bundle

@@ -35,8 +35,9 @@ class Predictor:
 
     It never waits for a batch to fill: an idle engine takes a lone request at once. While it is busy, requests gather,
     and a quarter of a full batch goes and shares the engine with the one that runs, so that it need not wait for the
-    interpreter; where one of two that shared it is done, an eighth will do. A model that fails while it serves is
-    replaced by the one before it, and its batch answered by that.
+    interpreter; where one of two that shared it is done, an eighth will do. It is at most a third of all there are, so
+    that nobody waits for a long one. A model that fails while it serves is replaced by the one before it, and its batch
+    answered by that.
 
     Args:
         model: serves until `swap`.
@@ -58,7 +59,8 @@ class Predictor:
         self.listeners = Listeners()
         self._model, self._previous = model, None
         self._jobs: deque[Job] = deque()
-        self._waiting = self._under_way = 0  # images, and batches
+        self._waiting = self._running = 0  # images
+        self._under_way = 0  # batches
         self._shared = False  # whether the batch that was taken last shares the engine
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
@@ -179,6 +181,7 @@ class Predictor:
             batch = self._run(live, shared) if live else None
             with self._changed:
                 self._under_way -= 1
+                self._running -= sum(job.count for job in jobs)
                 self._changed.notify()
             if batch:
                 self._answer(live, *batch)
@@ -188,22 +191,31 @@ class Predictor:
         return min(self.max_batch, self._model.batch_size)
 
     def _is_worth_a_batch(self):
-        if self._under_way != 1:
-            return self._under_way == 0 and self._waiting > 0
+        if self._under_way == 0:
+            return self._waiting > 0
+        least, _ = self._beside()
+        return self._under_way == 1 and self._waiting >= least
+
+    def _beside(self):
+        """How many images a batch must and may have that comes while another is under way."""
+        room = self._room()
         if self._model.engine.streams == 1:  # what stands behind another cannot grow
-            return 2 * self._waiting >= self._room()
-        return (8 if self._shared else 4) * self._waiting >= self._room()
+            return room / 2, room
+        least = room / (8 if self._shared else 4)
+        return least, max(least, min(room, (self._waiting + self._running) // 3))
 
     def _take(self):
         with self._changed:
             self._changed.wait_for(lambda: self._is_worth_a_batch() or self._closed)
-            jobs, room = [], self._room()
+            if not self._jobs:
+                return None
+            jobs, room = [], self._beside()[1] if self._under_way else self._room()
             while self._jobs and (not jobs or self._jobs[0].count <= room):
                 jobs.append(self._jobs.popleft())
                 room -= jobs[-1].count
-                self._waiting -= jobs[-1].count
-            if not jobs:
-                return None
+            count = sum(job.count for job in jobs)
+            self._waiting -= count
+            self._running += count
             self._shared = self._under_way > 0
             self._under_way += 1
             return jobs, self._shared
