@@ -12,7 +12,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that were answered together: uint8 (n, 32, 32, 3), float32 (n, classes), and seconds in the engine."""
+    """Images that were answered together: uint8 (n, 32, 32, 3), float32 (n, classes), and seconds in the engine.
+
+    Seconds in which two batches share it are counted to one of them, so that the sum is what the engine was busy.
+    """
 
     images: np.ndarray
     probabilities: np.ndarray

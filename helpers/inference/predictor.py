@@ -65,7 +65,7 @@ class Predictor:
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._changed = threading.Condition()
         self._closed = False
-        self._free_at = 0.0  # when the engine was done with the batch before
+        self._free_at = 0.0  # when the engine was done with a batch last
         self._workers = [threading.Thread(target=self._work, name="predictor", daemon=True) for _ in range(WORKERS)]
         for worker in self._workers:
             worker.start()
@@ -236,7 +236,7 @@ class Predictor:
             self.listeners.failed(model.version, error)
             return None
         ended = time.monotonic()
-        seconds, self._free_at = max(0.0, ended - max(started, self._free_at)), ended  # without the wait for its turn
+        seconds, self._free_at = max(0.0, ended - max(started, self._free_at)), ended  # no second counts twice
         return model, images, scores, seconds
 
     def _give_up(self, bad, error):
