@@ -3,7 +3,7 @@
     python -m benchmarks.serving          about 20 minutes on two cores; --help lists the options
 
 The arms alternate (A B B A) for each number of connections, each warmed first; medians with bootstrap 95 % intervals.
-While one is asked the others' processes are stopped: six that nobody asks took a tenth of the speed of the seventh.
+While one is asked the others' processes are stopped, for even those that nobody asks take something of the processors.
 Clients send the next request when they have the answer (closed loop), and share the processors with the servers, so a
 server's own processor time is measured beside requests per second. Nothing is pinned: a server kept off the client's
 processor would have one of two left, and what is asked is what all of them give. Overload is an open loop: requests
