@@ -16,7 +16,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
-from helpers.inference.predictor import STOPPING, Predictor, PredictorClosed
+from helpers.inference.batcher import STOPPING, PredictorClosed
+from helpers.inference.predictor import Predictor
 from helpers.inference.source import MODEL_DIR, ModelSource
 from helpers.monitoring.watch import Watch, make_detector, make_monitor
 from helpers.serving.service import create_app

@@ -58,6 +58,7 @@ ORDER = (
     "inference.prediction",
     "inference.listener",
     "inference.job",
+    "inference.batcher",
     "inference.predictor",
     "inference.trial",
     "inference.swap",

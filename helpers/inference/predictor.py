@@ -1,4 +1,4 @@
-"""Answers single images: requests that wait are gathered into batches."""
+"""Answers single images, in batches of whatever waits, by a model that may be swapped meanwhile."""
 
 import logging
 import threading
@@ -9,35 +9,24 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from helpers.inference.batcher import Batcher
 from helpers.inference.engine import ModelRejected
 from helpers.inference.job import Job
 from helpers.inference.listener import Batch, Listeners
 from helpers.inference.loader import IMAGE_SHAPE, LoadedModel
 from helpers.inference.prediction import Prediction
 
-STOPPING = "the server is stopping; send requests elsewhere"
 WORKERS = 3  # one has the engine, one comes next, and one tells the answers
 RECENT = 256  # images kept for a replay, 3 kB each
 
 log = logging.getLogger(__name__)
 
 
-class QueueFull(RuntimeError):
-    """As many requests wait as may; the caller should come back later."""
-
-
-class PredictorClosed(RuntimeError):
-    """A request after `Predictor.close`."""
-
-
 class Predictor:
     """Answers images from many threads by one engine, in batches of whatever waits when the engine is ready.
 
-    It never waits for a batch to fill: an idle engine takes a lone request at once. While it is busy, requests gather,
-    and a quarter of a full batch goes and shares the engine with the one that runs, so that it need not wait for the
-    interpreter; where one of two that shared it is done, an eighth will do. It is at most a third of all there are, so
-    that nobody waits for a long one. A model that fails while it serves is replaced by the one before it, and its batch
-    answered by that.
+    Which requests are a batch says `inference.batcher`. A model that fails while it serves is replaced by the one
+    before it, and its batch answered by that.
 
     Args:
         model: serves until `swap`.
@@ -57,14 +46,9 @@ class Predictor:
                 raise ValueError(f"{name} must be above 0, got {value}")
         self.queue_size, self.max_batch, self.deadline_s = queue_size, max_batch, deadline_s
         self.listeners = Listeners()
-        self._model, self._previous = model, None
-        self._jobs: deque[Job] = deque()
-        self._waiting = self._running = 0  # images
-        self._under_way = 0  # batches
-        self._shared = False  # whether the batch that was taken last shares the engine
+        self._model, self._previous, self._swapping = model, None, threading.Lock()
+        self._batcher = Batcher(queue_size, self._capacity)
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
-        self._changed = threading.Condition()
-        self._closed = False
         self._free_at = 0.0  # when the engine was done with a batch last
         self._workers = [threading.Thread(target=self._work, name="predictor", daemon=True) for _ in range(WORKERS)]
         for worker in self._workers:
@@ -83,11 +67,11 @@ class Predictor:
     @property
     def waiting(self) -> int:
         """Images that no batch has taken yet."""
-        return self._waiting
+        return self._batcher.waiting
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._batcher.closed
 
     def recent(self, count: int = RECENT) -> np.ndarray:
         """The last images that were answered, uint8 (n, 32, 32, 3), at most `count`, oldest first."""
@@ -119,7 +103,7 @@ class Predictor:
         Returns:
             whether it was taken.
         """
-        if self._under_way or self._jobs:
+        if not self._batcher.idle:
             return False
         self._queue(Job(None, future, single=True, decode=decode))
         return True
@@ -136,21 +120,18 @@ class Predictor:
 
     def check_room(self, count: int = 1) -> None:
         """Raises what `submit` would of `count` images, without queueing any."""
-        if self._closed:
-            raise PredictorClosed(STOPPING)
-        if self._waiting + count > self.queue_size:
-            raise QueueFull(f"{self._waiting} requests are waiting already; try again in a second")
+        self._batcher.check_room(count)
 
     def swap(self, model: LoadedModel) -> LoadedModel:
         """From the next batch on, `model` answers; returns the model it replaces, to which `roll_back` leads."""
-        with self._changed:
+        with self._swapping:
             old, self._model = self._model, model
             self._previous = old
         return old
 
     def roll_back(self) -> LoadedModel | None:
         """From the next batch on, the model before answers again; returns the one it replaces, None if none is left."""
-        with self._changed:
+        with self._swapping:
             if self._previous is None:
                 return None
             old, self._model, self._previous = self._model, self._previous, None
@@ -158,67 +139,27 @@ class Predictor:
 
     def close(self, timeout: float | None = None) -> None:
         """Refuses new requests, answers those that wait, and ends the threads; a second call does nothing."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._batcher.close()
         last = time.monotonic() + (timeout or 0)  # for all of them together
         for worker in self._workers:
             worker.join(None if timeout is None else max(0.0, last - time.monotonic()))
 
     def _queue(self, job):
-        with self._changed:
-            self.check_room(job.count)
-            self._jobs.append(job)
-            self._waiting += job.count
-            if self._is_worth_a_batch():
-                self._changed.notify()
+        self._batcher.put(job)
         return job.future
 
+    def _capacity(self):
+        model = self._model
+        return min(self.max_batch, model.batch_size), model.engine.streams
+
     def _work(self):
-        while taken := self._take():
-            jobs, shared = taken
-            live = [job for job in jobs if job.begin(self.deadline_s)]
-            batch = self._run(live, shared) if live else None
-            with self._changed:
-                self._under_way -= 1
-                self._running -= sum(job.count for job in jobs)
-                self._changed.notify()
+        while turn := self._batcher.take():
+            live = [job for job in turn.jobs if job.begin(self.deadline_s)]
+            batch = self._run(live, turn.shared) if live else None
+            self._batcher.done(turn)
             if batch:
                 self._answer(live, *batch)
             del batch  # its model may be replaced while there is nothing to do
-
-    def _room(self):
-        return min(self.max_batch, self._model.batch_size)
-
-    def _is_worth_a_batch(self):
-        if self._under_way == 0:
-            return self._waiting > 0
-        least, _ = self._beside()
-        return self._under_way == 1 and self._waiting >= least
-
-    def _beside(self):
-        """How many images a batch must and may have that comes while another is under way."""
-        room = self._room()
-        if self._model.engine.streams == 1:  # what stands behind another cannot grow
-            return room / 2, room
-        least = room / (8 if self._shared else 4)
-        return least, max(least, min(room, (self._waiting + self._running) // 3))
-
-    def _take(self):
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_worth_a_batch() or self._closed)
-            if not self._jobs:
-                return None
-            jobs, room = [], self._beside()[1] if self._under_way else self._room()
-            while self._jobs and (not jobs or self._jobs[0].count <= room):
-                jobs.append(self._jobs.popleft())
-                room -= jobs[-1].count
-            count = sum(job.count for job in jobs)
-            self._waiting -= count
-            self._running += count
-            self._shared = self._under_way > 0
-            self._under_way += 1
-            return jobs, self._shared
 
     def _run(self, jobs, shared):
         model = self._model  # read once: a swap must not split a batch
@@ -241,7 +182,7 @@ class Predictor:
 
     def _give_up(self, bad, error):
         """The model that serves in the place of `bad`; raises `error` where there is none."""
-        with self._changed:
+        with self._swapping:
             if self._model is bad:  # nobody has changed it meanwhile
                 if self._previous is None:
                     raise error

@@ -10,9 +10,10 @@ from functools import partial
 import numpy as np
 from fastapi import FastAPI
 
+from helpers.inference.batcher import PredictorClosed, QueueFull
 from helpers.inference.job import DeadlineExceeded
 from helpers.inference.listener import Batch
-from helpers.inference.predictor import Predictor, PredictorClosed, QueueFull
+from helpers.inference.predictor import Predictor
 from helpers.inference.source import ModelSource
 from helpers.inference.trial import Rule, Scorebook
 from helpers.serving.shadow import Comparison, Shadow, shadow

@@ -11,9 +11,10 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from helpers.data.images import ImageTooLarge, decode_image, decode_npy
+from helpers.inference.batcher import STOPPING, PredictorClosed
 from helpers.inference.job import DeadlineExceeded
 from helpers.inference.prediction import Prediction
-from helpers.inference.predictor import STOPPING, Predictor, PredictorClosed
+from helpers.inference.predictor import Predictor
 from helpers.monitoring.recorder import Recorder
 from helpers.serving.decoders import QUICK_PIXELS, Decoders
 from helpers.serving.rate_limit import RateLimit

@@ -14,9 +14,9 @@ from helpers.data.images import DamagedImage, ImageTooLarge, UnsupportedImage
 from helpers.delivery.bundle import BundleError
 from helpers.delivery.model_dir import ModelDirError
 from helpers.delivery.storage import StorageError
+from helpers.inference.batcher import PredictorClosed, QueueFull
 from helpers.inference.engine import ModelRejected
 from helpers.inference.job import DeadlineExceeded
-from helpers.inference.predictor import PredictorClosed, QueueFull
 from helpers.inference.swap import ChangeUnderWay, NoModelBefore
 from helpers.monitoring.feedback import LabelConflict, LogUnavailable, UnknownRequest, WrongPosition
 from helpers.registry import UnknownModel

@@ -10,9 +10,10 @@ import pytest
 from conftest import make_bundle
 from held_model import HeldModel, wait_until
 
+from helpers.inference.batcher import PredictorClosed, QueueFull
 from helpers.inference.job import DeadlineExceeded
 from helpers.inference.loader import load_model
-from helpers.inference.predictor import Predictor, PredictorClosed, QueueFull
+from helpers.inference.predictor import Predictor
 
 ONE_AT_A_TIME, TWO_AT_ONCE = SimpleNamespace(streams=1), SimpleNamespace(streams=2)
 
@@ -111,27 +112,6 @@ def test_64_threads_get_each_their_own_answer(start, models, images):
         np.testing.assert_allclose(answer.probabilities, expected[index % 8], atol=1e-3)
 
 
-@pytest.mark.parametrize(("engine", "part"), [(ONE_AT_A_TIME, 16), (TWO_AT_ONCE, 8)])
-def test_while_the_engine_is_busy_part_of_a_batch_goes_next_and_the_rest_gathers(start, held, images, engine, part):
-    held.engine = engine
-    predictor = start(held, max_batch=32)
-    futures = [occupy(predictor, images[0])]
-    futures += [predictor.submit(images[i % 8]) for i in range(part - 1)]
-    time.sleep(0.05)
-    assert (predictor.waiting, held.sizes) == (part - 1, [1])
-    futures.append(occupy(predictor, images[7]))
-    wait_until(lambda: held.sizes == [1, part])
-    futures += [predictor.submit(images[i % 8]) for i in range(40)]
-    time.sleep(0.05)
-    assert (predictor.waiting, held.sizes) == (40, [1, part])
-    held.gate.set()
-    assert len([future.result(10) for future in futures]) == 41 + part
-    assert sum(held.sizes[2:]) == 40
-    assert max(held.sizes) <= 32
-    if engine is ONE_AT_A_TIME:  # else it depends on which of the two is done first
-        assert held.sizes == [1, 16, 32, 8]
-
-
 def test_a_batch_shares_the_engine_if_another_is_under_way(start, held, images):
     held.engine = TWO_AT_ONCE
     predictor = start(held, max_batch=4)
@@ -142,49 +122,6 @@ def test_a_batch_shares_the_engine_if_another_is_under_way(start, held, images):
         wait([first, second], timeout=10)
         held.gate.clear()
     assert held.shared == [False, True] * 2
-
-
-def test_where_one_of_two_that_shared_it_is_done_an_eighth_of_a_batch_goes_next(start, models, images):
-    class FirstHeld(HeldModel):
-        def predict(self, images, *, shared=False):
-            if shared:
-                self.sizes.append(len(images))
-                return self.model.predict(images)
-            return super().predict(images)
-
-    model = FirstHeld(models[0])
-    model.engine = TWO_AT_ONCE
-    predictor = start(model, max_batch=32)
-    first = occupy(predictor, images[0])
-    assert not wait([predictor.submit(image) for image in images], timeout=10).not_done
-    few = [predictor.submit(image) for image in images[:3]]
-    time.sleep(0.05)
-    assert (predictor.waiting, model.sizes) == (3, [1, 8])
-    assert not wait([*few, predictor.submit(images[3])], timeout=10).not_done
-    assert (first.done(), model.sizes) == (False, [1, 8, 4])
-    model.gate.set()
-    assert first.result(10)
-
-
-def test_a_batch_that_shares_the_engine_has_a_third_of_all_images_at_most(start, models, images):
-    turns = threading.Semaphore(0)
-
-    class InTurns(HeldModel):
-        def predict(self, images, *, shared=False):
-            self.sizes.append(len(images))
-            assert turns.acquire(timeout=10)
-            return self.model.predict(images)
-
-    model = InTurns(models[0])
-    model.engine = TWO_AT_ONCE
-    predictor = start(model, max_batch=8)
-    futures = [occupy(predictor, images[0]), predictor.submit(images[1]), occupy(predictor, images[2])]
-    futures += [predictor.submit(images[i % 8]) for i in range(12)]
-    turns.release()
-    wait_until(lambda: len(model.sizes) == 3)
-    assert model.sizes == [1, 2, 4]  # of 12 and whichever runs
-    turns.release(15)
-    assert not wait(futures, timeout=10).not_done
 
 
 def test_batches_are_half_as_large_on_a_machine_that_does_half_as_many_in_time(start, models, images):
