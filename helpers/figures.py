@@ -73,6 +73,7 @@ def plot_training(results, title: str) -> Figure:
     epochs = [result.epoch for result in results]
     left.plot(epochs, [result.loss for result in results], marker="o")
     left.set(title="loss on augmented training images", xlabel="epoch", ylabel="cross-entropy (nats)")
+    left.set_ylim(bottom=0)
     for name, label in (("accuracy", "training, augmented"), ("validation_accuracy", "validation")):
         right.plot(epochs, [100 * getattr(result, name) for result in results], marker="o", label=label)
     right.set(title="accuracy", xlabel="epoch", ylabel="top-1 (%)", ylim=(0, 100))
@@ -96,15 +97,19 @@ def plot_group_accuracy(accuracy: dict[str, float], title: str) -> Figure:
 
 
 def plot_confusion(matrix: np.ndarray, labels: Labels, title: str) -> Figure:
-    """Shares of the answers by true superclass, from the class confusion matrix, int (classes, classes)."""
+    """Shares of the answers that name another superclass, from the class confusion matrix, int (classes, classes).
+
+    The diagonal is left out: right answers are many times as many, and beside them no wrong ones can be seen.
+    """
     groups, count = np.array(labels.superclass_of), len(labels.superclasses)
     summed = np.zeros((count, count))
     np.add.at(summed, (groups[:, None], groups[None, :]), matrix)
     figure, axes = new_figure(9, 7.5)
     shares = 100 * summed / np.maximum(summed.sum(axis=1, keepdims=True), 1)
-    sns.heatmap(
-        shares, ax=axes, cmap="mako_r", vmin=0, vmax=100, square=True, cbar_kws={"label": "% of the true superclass"}
-    )
+    shown = {"mask": np.eye(count, dtype=bool), "cmap": "mako_r", "vmin": 0, "square": True}
+    sns.heatmap(shares, ax=axes, cbar_kws={"label": "% of the true superclass"}, **shown)
+    axes.set_facecolor("lightgrey")
+    axes.grid(False)
     axes.set_xticks(np.arange(count) + 0.5, labels.superclasses, rotation=90)
     axes.set_yticks(np.arange(count) + 0.5, labels.superclasses, rotation=0)
     axes.set(title=title, xlabel="superclass of the answer", ylabel="true superclass")

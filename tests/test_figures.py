@@ -76,10 +76,16 @@ def test_group_accuracy_is_sorted_and_marks_the_mean():
     assert axes.get_legend().get_texts()[0].get_text() == "mean 50.0 %"
 
 
-def test_confusion_sums_classes_into_shares_of_the_true_superclass():
+def test_confusion_sums_classes_into_shares_of_the_true_superclass_and_shows_the_wrong_ones():
     matrix = np.array([[8, 1, 1, 0], [0, 10, 0, 0], [0, 0, 5, 5], [2, 0, 0, 8]])
-    shares = figures.plot_confusion(matrix, LABELS, "t").axes[0].collections[0].get_array()
-    np.testing.assert_allclose(np.ravel(shares), [95, 5, 10, 90])
+    drawn = figures.plot_confusion(matrix, LABELS, "t").axes[0].collections[0]
+    np.testing.assert_allclose(np.ma.compressed(drawn.get_array()), [5, 10])
+    np.testing.assert_array_equal(np.ma.getmaskarray(drawn.get_array()), np.eye(2, dtype=bool))
+    assert drawn.get_clim() == (0, 10)
+
+
+def test_the_loss_is_shown_from_nothing():
+    assert figures.plot_training(EPOCHS, "title").axes[0].get_ylim()[0] == 0
 
 
 def test_times_are_shown_in_milliseconds():
