@@ -22,17 +22,15 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **o
 
 def plot_counts(names, counts: dict[str, tuple[int, ...]], title: str) -> Figure:
     """Bars of the number of images for each of `names`, one series for each split in `counts`."""
-    figure, axes = new_figure(11, 0.28 * len(names) + 1 if len(names) <= 25 else 3.5)
-    places, height = np.arange(len(names)), 0.8 / len(counts)
+    few = len(names) <= 25
+    figure, axes = new_figure(11, 0.28 * len(names) + 1 if few else 3.5)
+    places, width = np.arange(len(names)), 0.8 / len(counts)
     for offset, (split, values) in enumerate(counts.items()):
-        if len(names) <= 25:
-            axes.barh(places + (offset - (len(counts) - 1) / 2) * height, values, height, label=split)
-        else:
-            axes.bar(places, values, 0.9, label=split)
-    if len(names) <= 25:
+        beside = places + (offset - (len(counts) - 1) / 2) * width
+        (axes.barh if few else axes.bar)(beside, values, width, label=split, linewidth=0)
+    if few:
         axes.set_yticks(places, names)
-        axes.invert_yaxis()
-        axes.set_xlabel("images")
+        axes.set(xlabel="images", ylim=(len(names) - 0.4, -0.6))
     else:
         axes.set(xlabel="class index", ylabel="images", xlim=(-1, len(names)))
     axes.set_title(title)
@@ -146,7 +144,7 @@ def plot_metrics(rows: list[dict[str, float]], title: str) -> Figure:
 def plot_capital(images: np.ndarray, capital: np.ndarray, line: float, alarm: int | None, title: str) -> Figure:
     """Capital of the bets against each drift score, with the line of the alarm and, if it rang, where.
 
-    Of the likenesses to known corruptions, which are dashed, only those that reached the line have colour and name.
+    Of the likenesses to known corruptions only those that reached the line have colour and name, and are dashed.
 
     Args:
         images, capital: as `monitoring.drift.DriftDetector.history` gives them, the capital as log10.
@@ -154,14 +152,14 @@ def plot_capital(images: np.ndarray, capital: np.ndarray, line: float, alarm: in
         alarm: number of that image.
     """
     figure, axes = new_figure(11, 4)
-    solid, dashed = count(), count()
+    solid, dashed, others = count(), count(), iter(["like another corruption"])
     for values, name in zip(capital.T, TESTS, strict=True):
         if name in NAMES:
             axes.plot(images, values, f"C{next(solid)}", label=name, linewidth=1.2)
         elif values.max() >= np.log10(line):
             axes.plot(images, values, f"C{next(dashed) % 10}--", label=name, linewidth=1.2)
         else:
-            axes.plot(images, values, color="lightgrey", linewidth=0.8, zorder=1)
+            axes.plot(images, values, color="lightgrey", label=next(others, None), linewidth=0.8, zorder=1)
     axes.axhline(np.log10(line), color="black", linestyle="--", label=f"alarm at {line:g}")
     if alarm is not None:
         axes.axvline(alarm, color="black", linestyle=":", label=f"alarm rang, image {alarm}")

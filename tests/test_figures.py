@@ -1,6 +1,7 @@
 """Every figure has a title, labelled axes, and shows the numbers it was given."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -63,6 +64,18 @@ def test_bars_are_as_long_as_the_counts():
     assert sorted(patch.get_width() for patch in figure.axes[0].patches) == [1, 2, 3, 5]
 
 
+@pytest.mark.parametrize("classes", [4, 100])
+def test_bars_of_the_splits_stand_beside_each_other(classes):
+    names = [f"class {number}" for number in range(classes)]
+    axes = figures.plot_counts(names, {"train": (5,) * classes, "test": (1,) * classes}, "title").axes[0]
+    along = (
+        (lambda bar: (bar.get_y(), bar.get_height())) if classes == 4 else (lambda bar: (bar.get_x(), bar.get_width()))
+    )
+    places = sorted(along(bar) for bar in axes.patches)
+    assert len(places) == 2 * classes
+    assert all(start + width <= after + 1e-9 for (start, width), (after, _) in itertools.pairwise(places))
+
+
 def test_samples_are_shown_unchanged_under_their_names():
     figure = figures.plot_samples(IMAGES, list("abcde"), "five", columns=3, notes=list("vwxyz"))
     shown = [axis for axis in figure.axes if axis.images]
@@ -104,4 +117,4 @@ def test_the_capital_of_each_score_is_shown_with_the_line_and_the_alarm():
     np.testing.assert_allclose(line.get_ydata(), np.log10(800))
     assert list(alarm.get_xdata()) == [20, 20]
     named = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert named == [*NAMES, "like frost", "alarm at 800", "alarm rang, image 20"]
+    assert named == [*NAMES, "like another corruption", "like frost", "alarm at 800", "alarm rang, image 20"]
