@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 from helpers import cluster, receipts
 from helpers.pipeline import campaign, execution, journal, profile, report, sweep
 from helpers.pipeline.options import parse
-from helpers.workspace import ROOT
+from helpers.workspace import ROOT, show
 
 STAGES = {
     "explore": "01_explore_data.ipynb",
@@ -52,13 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
         notebooks = {stage: ROOT / "notebooks" / name for stage, name in STAGES.items()}
         declared = {stage: profile.declared_parameters(path) for stage, path in notebooks.items()}
         if options.list:
-            show_parameters(notebooks, declared)
+            show(list_parameters(notebooks, declared))
             return 0
         if sweep.is_asked_for(options, runs_of(options)):
             return run_sweep(options, notebooks, declared)
         plan = make_plan(options, notebooks, declared)
         if options.dry_run:
-            show_plan(plan, declared)
+            show(list_plan(plan, declared))
             return 0
         return run(plan)
     except (profile.ProfileError, journal.RunError, cluster.ClusterError) as error:
@@ -110,9 +110,8 @@ def run_sweep(options: argparse.Namespace, notebooks: dict[str, Path], declared:
         settings = sweep.set_apart(plan.settings, directory.name, item, plan.stages)
         plans[item] = replace(plan, directory=directory / item.name, settings=settings)
     if options.dry_run:
-        print(f"would run {len(plans)} times into {shown(directory)}")
-        for plan in plans.values():
-            show_plan(plan, declared)
+        show([f"would run {len(plans)} times into {shown(directory)}"])
+        show(line for plan in plans.values() for line in list_plan(plan, declared))
         return 0
     make_folder(directory)
     journals = {item: (settings_of(plan), entries(plan)) for item, plan in plans.items()}
@@ -121,22 +120,22 @@ def run_sweep(options: argparse.Namespace, notebooks: dict[str, Path], declared:
     return STATUS[state]
 
 
-def show_parameters(notebooks: dict[str, Path], declared: dict[str, dict[str, profile.Parameter]]) -> None:
+def list_parameters(notebooks: dict[str, Path], declared: dict[str, dict[str, profile.Parameter]]) -> Iterator[str]:
     for stage, parameters in declared.items():
-        print(f"{stage}  ({shown(notebooks[stage])})")
+        yield f"{stage}  ({shown(notebooks[stage])})"
         for item in parameters.values():
             if item.name not in profile.OWN:
-                print(f"  {f'{item.name}: {item.type} = {item.default!r}':<40}  {item.help}")
+                yield f"  {f'{item.name}: {item.type} = {item.default!r}':<40}  {item.help}"
 
 
-def show_plan(plan: Plan, declared: dict[str, dict[str, profile.Parameter]]) -> None:
-    print(f"would run {', '.join(plan.stages)} into {shown(plan.directory)}")
+def list_plan(plan: Plan, declared: dict[str, dict[str, profile.Parameter]]) -> Iterator[str]:
+    yield f"would run {', '.join(plan.stages)} into {shown(plan.directory)}"
     for stage in plan.stages:
         limit = plan.settings.timeouts[stage]
-        print(f"{stage}  ({shown(plan.notebooks[stage])}, {f'at most {limit:g} s' if limit else 'no time limit'})")
+        yield f"{stage}  ({shown(plan.notebooks[stage])}, {f'at most {limit:g} s' if limit else 'no time limit'})"
         for name, value in plan.settings.parameters[stage].items():
             default = declared[stage][name].default
-            print(f"  {name} = {value!r}" + ("" if value == default else f"  (default {default!r})"))
+            yield f"  {name} = {value!r}" + ("" if value == default else f"  (default {default!r})")
 
 
 def run(plan: Plan) -> int:

@@ -20,7 +20,7 @@ from helpers.delivery.layout import (
 )
 from helpers.delivery.storage import StorageError, open_store
 from helpers.delivery.versions import PRODUCTION, Registry, Version
-from helpers.workspace import add_bucket_option, bucket_url
+from helpers.workspace import add_bucket_option, bucket_url, show
 
 __all__ = [
     "NAME",
@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         registry = Registry(open_store(bucket_url(arguments.bucket)), arguments.name)
-        for line in arguments.run(registry, arguments):
-            print(line)
+        show(arguments.run(registry, arguments))
     except (RegistryError, StorageError, BundleError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,9 +1,10 @@
-"""Where things are: the repository, the model store, the folder of a run, and secrets by name."""
+"""Where things are: the repository, the model store, the folder of a run, secrets by name, and where text goes."""
 
 import argparse
 import os
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +51,16 @@ def read_private(name: str, file: str) -> str:
     if mode & 0o077:
         raise PermissionError(f"{name}: {file} can be read by others (mode {mode:04o}); run: chmod 600 {file}")
     return Path(file).read_text(encoding="utf-8")
+
+
+def show(lines: Iterable[str]) -> None:
+    """Prints `lines` as long as somebody reads them: a pager or `head` may have seen enough before the last."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the end of Python writes what is left
 
 
 def adopt_colab_secrets(*names: str) -> None:

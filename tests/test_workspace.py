@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.workspace import ROOT, bucket_url, run_directory, secret
+from helpers.workspace import ROOT, bucket_url, run_directory, secret, show
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +109,18 @@ def test_a_file_that_is_not_there_is_an_error_and_not_a_missing_secret(monkeypat
     monkeypatch.setenv("A_SECRET_FILE", str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError):
         secret("A_SECRET")
+
+
+def test_whoever_has_seen_enough_may_leave_before_the_last_line():
+    program = "import itertools; from helpers.workspace import show; show(map(str, itertools.count()))"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(10) == 0
+
+
+def test_all_lines_are_shown_to_whoever_reads_on(capsys):
+    show(["a", "b"])
+    assert capsys.readouterr().out == "a\nb\n"
