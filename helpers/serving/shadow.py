@@ -85,7 +85,7 @@ class Shadow:
             raise ValueError(f"share must be above 0 and at most 1, got {share}")
         self.predictor, self.find, self.load, self.share, self.poll_s = predictor, find, load, share, poll_s
         self._model: LoadedModel | None = None
-        self._version, self._problem, self._passed_over = None, "", 0
+        self._version, self._problem, self._passed_over, self._away = None, "", 0, False
         self._production, self._sums, self._images = "", np.zeros(len(FIGURES)), 0
         self._batches: queue.Queue[Batch | None] = queue.Queue(WAITING)
         self._lock = threading.Lock()
@@ -143,18 +143,22 @@ class Shadow:
     def _look(self):
         try:
             version = self.find()
-            if version == self._version:
-                return
-            self._begin(version, None, "")
-            if version not in (None, self.predictor.model.version):
-                model = self.load()
-                self._begin(model.version, model, "")
+            if version != self._version:
+                self._begin(version, None, "")
+                if version not in (None, self.predictor.model.version):
+                    model = self.load()
+                    self._begin(model.version, model, "")
         except (BundleError, ModelRejected) as error:
             log.warning("candidate %s is refused: %s", version, error)
             self._begin(version, None, str(error))
-        except (StorageError, RegistryError) as error:
-            log.warning("cannot look at the candidate: %s", error)
+        except Exception as error:
+            if not self._away:  # an outage must not flood the log
+                known = isinstance(error, StorageError | RegistryError)
+                log.warning("cannot look at the candidate: %s; each look tries again", error, exc_info=not known)
+            self._away = True
             self._version = self._version if self._model else None
+        else:
+            self._away = False
 
     def _begin(self, version, model, problem):
         with self._lock:
@@ -169,7 +173,8 @@ class Shadow:
         try:
             probabilities = model.predict(batch.images).probabilities
         except Exception as error:
-            log.exception("candidate %s failed on a batch", model.version)
+            if str(error) != self._problem:
+                log.exception("candidate %s failed on a batch", model.version)
             self._problem = str(error)
             return
         seconds = time.perf_counter() - started

@@ -119,17 +119,36 @@ def test_a_candidate_that_fails_or_cannot_be_loaded_is_said_and_harms_nobody(pre
         wait_until(lambda: running.comparison().problem == "golden images must get their recorded probabilities")
 
 
-def test_a_candidate_out_of_reach_is_tried_again(predictor, models):
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), OSError(28, "No space left on device")])
+def test_a_candidate_that_cannot_be_had_is_tried_again_and_that_is_logged_once(predictor, models, caplog, error):
     tries = []
 
     def load():
         tries.append(1)
-        if len(tries) < 3:
-            raise StorageUnavailable("away")
+        if len(tries) < 4:
+            raise error
         return models[1]
 
     with Shadow(predictor, lambda: models[1].version, load, share=1, poll_s=0.02) as running:
         compared(running, predictor, IMAGES[:2])
+    assert caplog.messages == [f"cannot look at the candidate: {error}; each look tries again"]
+    assert bool(caplog.records[0].exc_info) == isinstance(error, OSError)
+
+
+def test_a_candidate_that_goes_on_failing_is_logged_once(predictor, models, caplog):
+    failed = []
+
+    class Broken(HeldModel):
+        def predict(self, images, *, shared=False):
+            failed.append(len(images))
+            raise RuntimeError("out of memory")
+
+    with beside(predictor, Broken(models[1])) as running:
+        wait_until(lambda: running._model)
+        for image in IMAGES[:5]:
+            predictor.submit(image).result(10)
+        wait_until(lambda: sum(failed) == 5)
+    assert caplog.messages == [f"candidate {models[1].version} failed on a batch"]
 
 
 def test_over_http_the_comparison_is_shown_while_there_is_a_candidate(predictor, models, tmp_path):
