@@ -112,3 +112,9 @@ def test_importing_the_server_loads_nothing_heavy(module):
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert not set(result.stdout.split()) & (HEAVY - {"google"})
+
+
+def test_the_pipeline_starts_without_what_takes_longer_to_import_than_all_the_rest():
+    code = "import sys, run_pipeline; print(sys.modules['rfc3987_syntax'], 'jsonschema._format' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "None True\n", result.stderr
