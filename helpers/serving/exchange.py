@@ -47,7 +47,7 @@ class Exchanges:
         """The exchange of the request whose headers `connection` has, if it is one of them."""
         parser, fields = connection.parser, dict(connection.headers)
         render, length = self.renders.get(connection.url), fields.get(b"content-length", b"")
-        if render is None or parser.get_method() != b"POST" or parser.should_upgrade() or self.inference.limit:
+        if render is None or parser.get_method() != b"POST" or self.inference.limit:
             return None
         if not length.isdigit() or int(length) > self._max_bytes or b"expect" in fields:
             return None

@@ -1,11 +1,11 @@
-"""serving/connection.py: headers that never end, and more connections than are served."""
+"""serving/connection.py: what never ends, more connections than are served, and offers that nobody takes up."""
 
 import socket
 import time
 from contextlib import ExitStack
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from helpers.hosting import Server
 from helpers.serving import connection
@@ -17,6 +17,11 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 def port():
     app = FastAPI()
     app.get("/")(lambda: "here")
+
+    @app.post("/echo")
+    async def echo(request: Request):
+        return {"body": (await request.body()).decode(), "headers": [name for name, _ in request.headers.items()]}
+
     with Server(app, port=0) as server:
         yield server.port
 
@@ -114,3 +119,115 @@ def test_past_the_limit_connections_are_told_to_come_back_and_those_before_are_s
             assert read(fifth).count("HTTP/1.1 503 ") == 1
         first[0].sendall(REQUEST)
         assert first[0].recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+POST = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n"
+
+
+def test_trailers_are_left_out(port):
+    with connect(port) as client:
+        client.sendall(POST + b"Authorization: Bearer x\r\n\r\n")
+        answer = client.recv(65536).decode()
+    assert answer.endswith('{"body":"body","headers":["host","transfer-encoding"]}')
+
+
+@pytest.mark.parametrize("line", [b"x: " + b"y" * 1000 + b"\r\n", b"y" * 1000])
+@pytest.mark.parametrize("head", [POST, POST.replace(b"POST /echo", b"GET /", 1)], ids=["before", "after the answer"])
+def test_trailers_without_end_end_the_connection(port, head, line):
+    with connect(port) as client, pytest.raises(ConnectionError):  # noqa: PT012 - which fails is the system's affair
+        client.sendall(head + b"x: ")
+        for _ in range(1000):
+            client.sendall(line)
+            time.sleep(0.001)
+
+
+def test_a_long_body_in_small_chunks_is_no_header(port):
+    with connect(port) as client:
+        client.sendall(POST[: POST.index(b"4\r\n")])
+        for _ in range(300):
+            client.sendall(b"1\r\nx\r\n" * 50)
+        client.sendall(b"0\r\n\r\n")
+        answer = client.recv(65536).decode()
+    assert "HTTP/1.1 200 " in answer
+    assert '"body":"xxx' in answer
+
+
+@pytest.mark.parametrize("target", [b"GET /", b"GET /nowhere", b"PUT /"])
+def test_a_body_that_goes_on_after_the_answer_has_its_time_and_no_more(port, monkeypatch, target):
+    monkeypatch.setattr(connection, "ARRIVAL_S", 0.3)
+    with connect(port) as client:
+        client.sendall(target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 ")
+        started = time.monotonic()
+        with pytest.raises(ConnectionError):  # noqa: PT012 - which of them fails is the system's affair
+            for _ in range(100):
+                client.sendall(b"x")
+                time.sleep(0.05)
+        assert time.monotonic() - started < 2
+
+
+def test_a_body_that_ends_after_the_answer_leaves_the_connection_to_the_next_request(port):
+    with connect(port) as client:
+        client.sendall(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfive.")
+        assert client.recv(65536).startswith(b"HTTP/1.1 404 ")
+        client.sendall(b"five." + REQUEST)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("first", [REQUEST, b""], ids=["between requests", "before any"])
+def test_empty_lines_keep_no_connection_open(port, monkeypatch, first):
+    monkeypatch.setattr(connection, "ARRIVAL_S", 0.3)
+    made = connection.Connection.connection_made
+
+    def keep_short(self, transport):
+        made(self, transport)
+        self.timeout_keep_alive = 0.3
+
+    monkeypatch.setattr(connection.Connection, "connection_made", keep_short)
+    with connect(port) as client:
+        if first:
+            client.sendall(first)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        started = time.monotonic()
+        with pytest.raises(ConnectionError):  # noqa: PT012 - which of them fails is the system's affair
+            for _ in range(100):
+                client.sendall(b"\r\n")
+                time.sleep(0.05)
+        assert time.monotonic() - started < 2
+
+
+def test_many_requests_in_one_read_are_no_long_headers(port):
+    requests = 3 * (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 30000\r\n\r\n" + b"x" * 30_000)
+    with connect(port) as client:
+        client.sendall(REQUEST[:10])
+        time.sleep(0.05)
+        client.sendall(REQUEST[10:] + requests + REQUEST[:10])
+        time.sleep(0.05)
+        client.sendall(REQUEST[10:-2] + b"Connection: close\r\n\r\n")
+        assert read(client).count("HTTP/1.1 200 ") == 5
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 500])
+@pytest.mark.parametrize("offer", [OFFER, b"Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\n", b""])
+def test_an_offer_to_upgrade_is_ignored(port, caplog, offer, pieces):
+    body = b"".join(b"%d." % number for number in range(200))
+    post = b"POST /echo HTTP/1.1\r\nHost: x\r\n" + offer + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    sent = post + REQUEST[:-2] + offer + b"Connection: close\r\n\r\n"
+    with connect(port) as client:
+        step = -(-len(sent) // pieces)
+        for at in range(0, len(sent), step):
+            client.sendall(sent[at : at + step])
+            time.sleep(0.001)
+        answers = read(client)
+    assert answers.count("HTTP/1.1 200 ") == 2
+    assert f'{{"body":"{body.decode()}"' in answers
+    assert not caplog.text
+
+
+def test_a_tunnel_through_the_server_is_refused(port):
+    with connect(port) as client:
+        client.sendall(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 4")
