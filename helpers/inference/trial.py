@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import fmean, median, pvariance
 
+from helpers.inference.engine import ModelRejected
 from helpers.inference.listener import Batch
 
 REMEMBERED = 1000  # answers and batches, of each version
@@ -66,24 +67,34 @@ class Record:
         return pvariance(self.confidences) / len(self.confidences)
 
 
+class _Book:
+    def __init__(self):
+        self.batches: deque[float | None] = deque(maxlen=REMEMBERED)  # None: it failed
+        self.confidences: deque[float] = deque(maxlen=REMEMBERED)
+        self.error: Exception | None = None
+
+
 class Scorebook:
     """A `inference.listener.Listener` that keeps a `Record` of each of the last versions; thread-safe."""
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._books: dict[str, tuple[deque, deque, list]] = {}
+        self._books: dict[str, _Book] = {}
 
     def answered(self, batch: Batch) -> None:
         """Notes a batch."""
         with self._lock:
-            seconds, confidences, _ = self._book(batch.version)
-            seconds.append(batch.seconds / len(batch.images))
-            confidences.extend(batch.probabilities.max(axis=1).tolist())
+            book = self._book(batch.version)
+            book.batches.append(batch.seconds / len(batch.images))
+            book.confidences.extend(batch.probabilities.max(axis=1).tolist())
 
     def failed(self, version: str, error: Exception) -> None:
         """Notes a batch that `version` could not answer."""
         with self._lock:
-            self._book(version)[2].append(error)
+            kind = ModelRejected if isinstance(error, ModelRejected) else RuntimeError
+            book = self._book(version)
+            book.batches.append(None)
+            book.error = kind(str(error))  # a new one: the frames of that one hold the model and its images
 
     def forget(self, version: str) -> None:
         """Begins a new record of `version`."""
@@ -93,18 +104,17 @@ class Scorebook:
     def record(self, version: str) -> Record:
         """Of `version`, so far."""
         with self._lock:
-            seconds, confidences, errors = self._books.get(version, ((), (), ()))
-            return Record(tuple(seconds), tuple(confidences), len(errors))
+            book = self._books.get(version, _Book())
+            seconds = tuple(each for each in book.batches if each is not None)
+            return Record(seconds, tuple(book.confidences), len(book.batches) - len(seconds))
 
     def error(self, version: str) -> Exception | None:
         """The last that a batch of `version` failed with."""
         with self._lock:
-            errors = self._books.get(version, ((), (), ()))[2]
-            return errors[-1] if errors else None
+            return self._books.get(version, _Book()).error
 
     def _book(self, version):
-        if version not in self._books:
-            while len(self._books) >= VERSIONS:
-                del self._books[next(iter(self._books))]
-            self._books[version] = (deque(maxlen=REMEMBERED), deque(maxlen=REMEMBERED), [])
+        self._books[version] = self._books.pop(version, None) or _Book()  # at the end: it answered last
+        while len(self._books) > VERSIONS:
+            del self._books[next(iter(self._books))]
         return self._books[version]

@@ -1,8 +1,11 @@
 """When a new version is worse than the one before: by a margin, over enough answers, and never by noise."""
 
+import weakref
+
 import numpy as np
 import pytest
 
+from helpers.inference.engine import ModelRejected
 from helpers.inference.listener import Batch
 from helpers.inference.trial import REMEMBERED, Record, Rule, Scorebook
 
@@ -75,7 +78,8 @@ def test_a_scorebook_keeps_versions_apart():
     book.failed("b", error)
     assert book.record("a") == Record((0.005,), (0.75,) * 4)
     assert book.record("b") == Record((0.01,), (0.5,) * 2, failed=1)
-    assert (book.error("a"), book.error("b"), book.error("c")) == (None, error, None)
+    assert (book.error("a"), book.error("c")) == (None, None)
+    assert (type(book.error("b")), str(book.error("b"))) == (RuntimeError, "no memory")
     book.forget("b")
     assert book.record("b") == Record()
 
@@ -89,3 +93,38 @@ def test_a_scorebook_does_not_grow():
         book.answered(batch(f"version {number}"))
     assert book.record("2") == Record()
     assert book.record("version 19").confidences
+
+
+def test_failures_are_of_the_same_batches_as_successes():
+    book = Scorebook()
+    for _ in range(20):
+        book.failed("a", RuntimeError("no memory"))
+    assert book.record("a").failed == 20
+    for _ in range(REMEMBERED):
+        book.answered(batch("a"))
+    assert (book.record("a").failed, len(book.record("a").seconds)) == (0, REMEMBERED)
+
+
+def test_the_versions_that_answered_last_are_known():
+    book = Scorebook()
+    for version in ("good", "a", "good", "b", "good", "c", "good", "d"):
+        book.answered(batch(version))
+    assert len(book.record("good").seconds) == 4
+    assert book.record("a") == Record()
+
+
+def test_an_error_is_kept_without_what_was_under_way():
+    class Model:
+        def fail(self):
+            raise ModelRejected("probabilities must be finite")
+
+    book, model = Scorebook(), Model()
+    gone = weakref.ref(model)
+    try:
+        model.fail()
+    except ModelRejected as error:
+        book.failed("a", error)
+    del model
+    assert gone() is None
+    assert isinstance(book.error("a"), ModelRejected)
+    assert str(book.error("a")) == "probabilities must be finite"
