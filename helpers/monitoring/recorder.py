@@ -137,6 +137,7 @@ class Recorder:
             self._wake.wait(self.interval_s)
             self._wake.clear()
             running = self._running
+            labels = len(self._labels)  # counted first: the answers that they are for have been put before them
             answers = [self._answers.popleft() for _ in range(len(self._answers))]
             burst = max(MIN_BURST, len(answers) // BURSTS)
             for start in range(0, len(answers), burst):
@@ -145,7 +146,7 @@ class Recorder:
                 time.sleep(PAUSE_S)
             with self._disk:
                 self._write(not running)
-            for _ in range(len(self._labels)):
+            for _ in range(labels):
                 with self._trouble:
                     self._keep(*self._labels.popleft())
 
@@ -157,9 +158,8 @@ class Recorder:
                 self.metrics.predicted(
                     [p.class_name for p in predictions], np.array([p.confidence for p in predictions])
                 )
-            scores, rows = self.watch.look(bundle, predictions), []
-            if self.log:
-                rows = make_rows(answers, scores, self._statistics, keep_images=self.log.keep_images)
+            scores = self.watch.look(bundle, predictions)
+            rows = make_rows(answers, scores, self._statistics, keep_images=self.log.keep_images) if self.log else []
         self._rows += rows or []
         if not rows:  # nowhere to write them, or something is wrong with them
             self._dealt_with += len(predictions)
@@ -176,6 +176,8 @@ class Recorder:
                 self.log.report(kind, report)
 
     def _keep(self, future, feedback):
+        if not future.set_running_or_notify_cancel():  # told already that it was not kept
+            return
         try:
             labelled = keep_label(self.log, *feedback)
             if not labelled.known:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -159,6 +160,47 @@ def test_feedback_for_a_prediction_that_still_waits_is_found_and_kept(log, answe
             recorder.label("one", None, (prediction.class_index + 1) % 100).result(5)
     with LogReader(log.path) as reader:
         assert reader.labels() == {("one", 0): prediction.class_index}
+
+
+def test_feedback_for_an_answer_that_came_while_others_were_written_waits_for_it(log, answers, monkeypatch):
+    recorder, append, asked = Recorder(log), log.append, []
+
+    def answer_meanwhile(*arguments):
+        if not asked:
+            recorder.put("two", answers[0][1:2], 0.1)
+            asked.append(recorder.label("two", None, 3))
+        append(*arguments)
+
+    monkeypatch.setattr(log, "append", answer_meanwhile)
+    with recorder.running():
+        recorder.put("one", answers[0][:1], 0.1)
+        wait_until(lambda: asked)
+        assert asked[0].result(5).known is False
+
+
+def test_feedback_that_was_given_up_is_not_kept(log, answers):
+    recorder = Recorder(log, watch=Watch(make_monitor=Accuracy), interval_s=60)
+    with recorder.running():
+        recorder.put("one", answers[0][:1], 0.1)
+        recorder.flush()
+        with recorder._trouble:
+            future = Future()
+            future.cancel()
+            recorder._keep(future, ("one", None, 3))
+        assert not recorder._trouble.count
+        assert not recorder.label("one", None, 4).result(5).known
+
+
+def test_predictions_of_which_no_rows_can_be_made_count_as_lost(log, answers, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("no row")
+
+    monkeypatch.setattr("helpers.monitoring.recorder.make_rows", fail)
+    recorder = Recorder(log)
+    with recorder.running():
+        recorder.put("one", answers[0][:3], 0.1)
+        assert recorder.flush()
+    assert recorder.lost == 3
 
 
 def test_feedback_that_names_no_image_is_refused(log, answers):
