@@ -143,7 +143,8 @@ class Shadow:
     def _look(self):
         try:
             version = self.find()
-            if version != self._version:
+            absent = self._model is None and not self._problem  # it may have served when it became the candidate
+            if version != self._version or (absent and version not in (None, self.predictor.model.version)):
                 self._begin(version, None, "")
                 if version not in (None, self.predictor.model.version):
                     model = self.load()

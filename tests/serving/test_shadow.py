@@ -90,6 +90,15 @@ def test_the_comparison_begins_anew_when_production_changes(predictor, models):
         assert running.comparison() is None
 
 
+def test_a_candidate_that_served_when_it_was_first_seen_is_compared_once_it_does_not(predictor, models):
+    with beside(predictor, models[0]) as running:
+        wait_until(lambda: running._version)
+        assert running.comparison() is None
+        predictor.swap(models[1])
+        found = compared(running, predictor, IMAGES[:3])
+    assert (found.candidate, found.production) == (models[0].version, models[1].version)
+
+
 def test_a_slow_candidate_keeps_nobody_waiting(predictor, models):
     held = HeldModel(models[1])
     with beside(predictor, held) as running:
