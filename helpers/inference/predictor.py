@@ -126,7 +126,8 @@ class Predictor:
         """From the next batch on, `model` answers; returns the model it replaces, to which `roll_back` leads."""
         with self._swapping:
             old, self._model = self._model, model
-            self._previous = old
+            if model.version != old.version:  # loaded again, it is no way back
+                self._previous = old
         return old
 
     def roll_back(self) -> LoadedModel | None:

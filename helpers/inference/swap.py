@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.inference.loader import LoadedModel
+from helpers.inference.loader import LoadedModel, ModelRejected
 from helpers.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Swapper:
         """Loads the model of `model_dir` and puts it in place; if it cannot be loaded, nothing changes.
 
         Args:
-            replay: images, the last that were answered, to compare both models on afterwards.
+            replay: images, the last that were answered, to compare both models on before.
 
         Raises:
             ChangeUnderWay: if another change is under way.
@@ -83,9 +83,11 @@ class Swapper:
         """
         with self._alone():
             new = self.load(model_dir)
-            self._places = [(self.predictor.model, self.model_dir), (new, model_dir)]
-            old = self.predictor.swap(new)
-            return self._report(old, new, model_dir, replay)
+            replayed = self._replay(self.predictor.model, new, replay)  # before it serves: it may fail on these
+            self._places = [*self._places, (new, model_dir)]
+            old, kept = self.predictor.swap(new), (self.predictor.model, self.predictor.previous)
+            self._places = [place for place in self._places if any(place[0] is model for model in kept)]
+            return self._report(old, new, model_dir, replayed)
 
     def roll_back(self, replay: int = 0) -> Swap:
         """Puts the model before in place again, which is still in memory. Arguments and errors as `change`.
@@ -97,12 +99,20 @@ class Swapper:
             old = self.predictor.roll_back()
             if old is None:
                 raise NoModelBefore("no model served before this one; name the one you want")
-            return self._report(old, self.predictor.model, self.model_dir, replay)
+            try:
+                replayed = self._replay(old, self.predictor.model, replay)
+            except ModelRejected as error:  # that may be why it goes
+                log.warning("version %s cannot be compared with the one before: %s", old.version, error)
+                replayed = None
+            return self._report(old, self.predictor.model, self.model_dir, replayed)
 
-    def _report(self, old, new, model_dir, replay):
+    def _report(self, old, new, model_dir, replayed):
         log.info("version %s of %s serves in place of %s", new.version, model_dir, old.version)
-        images = self.predictor.recent(replay) if replay else ()
-        return Swap(old.version, new.version, model_dir, compare(old, new, images) if len(images) else None)
+        return Swap(old.version, new.version, model_dir, replayed)
+
+    def _replay(self, old, new, count):
+        images = self.predictor.recent(count) if count else ()
+        return compare(old, new, images) if len(images) else None
 
     @contextmanager
     def _alone(self):

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_bundle
 from held_model import Insane
 
-from helpers.inference.loader import load_model
+from helpers.inference.loader import ModelRejected, load_model
 from helpers.inference.predictor import Predictor
 from helpers.inference.swap import ChangeUnderWay, NoModelBefore, Swapper, compare
 
@@ -98,6 +98,36 @@ def test_a_replay_compares_both_models_on_the_last_images(swapper, predictor, mo
 
 def test_without_requests_there_is_nothing_to_replay(swapper):
     assert swapper.change("models/b", replay=30).replay is None
+
+
+def test_a_model_that_fails_on_the_replay_changes_nothing(swapper, predictor, models):
+    predictor.submit(IMAGES[0]).result(10)
+    swapper.load = lambda _: Insane(models[1])
+    with pytest.raises(ModelRejected, match="must be finite"):
+        swapper.change("models/b", replay=1)
+    assert predictor.model is models[0]
+    assert swapper.model_dir == "models/a"
+
+
+def test_the_way_back_from_a_model_that_fails_needs_no_replay(swapper, predictor, models, caplog):
+    predictor.submit(IMAGES[0]).result(10)
+    swapper.load = lambda _: Insane(models[1])
+    swapper.change("models/b")
+    swap = swapper.roll_back(replay=1)
+    assert (swap.old, swap.new, swap.replay) == (models[1].version, models[0].version, None)
+    assert predictor.model is models[0]
+    assert f"version {models[1].version} cannot be compared with the one before" in caplog.text
+
+
+def test_the_same_version_loaded_again_is_no_way_back(swapper, predictor, models):
+    swapper.change("models/b")
+    again = load_model(models[1].bundle.path)
+    swapper.load = lambda _: again
+    swapper.change("models/c")
+    assert (predictor.model, predictor.previous) == (again, models[0])
+    assert swapper.model_dir == "models/c"
+    assert swapper.roll_back().new == models[0].version
+    assert swapper.model_dir == "models/a"
 
 
 def test_a_model_that_fails_while_it_serves_gives_way_to_the_one_before(swapper, predictor, models, caplog):
