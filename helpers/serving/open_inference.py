@@ -1,6 +1,9 @@
 """The Open Inference Protocol, version 2, over REST with JSON: what clients of KServe, Triton and MLServer speak."""
 
 import json
+import math
+from itertools import chain
+from reprlib import repr as short
 from typing import Annotated
 
 import numpy as np
@@ -127,7 +130,6 @@ def read_request(body: bytes) -> tuple[np.ndarray, str | None, list[str]]:
         (tensor,) = request["inputs"]
         name, datatype, shape, data = (tensor[key] for key in ("name", "datatype", "shape", "data"))
         identity, outputs = request.get("id"), [output["name"] for output in request.get("outputs") or []]
-        values = np.array(data)
     except (ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
         raise InvalidTensor(
             'the body must be JSON like {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], '
@@ -138,13 +140,39 @@ def read_request(body: bytes) -> tuple[np.ndarray, str | None, list[str]]:
     count = shape[0] if isinstance(shape, list) and shape[1:] == INPUT["shape"][1:] else 0
     if not isinstance(count, int) or not 1 <= count <= MAX_IMAGES:
         raise InvalidTensor(f"the shape must be [n, 32, 32, 3] with n from 1 to {MAX_IMAGES}, got {shape!r:.50}")
-    if values.size != count * SIZE * SIZE * 3 or values.dtype.kind not in "iu":
-        raise InvalidTensor(f"data must be {count * SIZE * SIZE * 3} whole numbers, as the shape says")
-    if values.min() < 0 or values.max() > 255:
-        raise InvalidTensor(f"data must be from 0 to 255, got {values.min()} to {values.max()}")
+    images = _pixels(data, [count, SIZE, SIZE, 3])
     if not (identity is None or isinstance(identity, str)) or not all(isinstance(output, str) for output in outputs):
         raise InvalidTensor("id and the names of outputs must be strings")
-    return values.astype(np.uint8).reshape(count, SIZE, SIZE, 3), identity, outputs
+    return images, identity, outputs
+
+
+def _pixels(data, shape):
+    total, found, part = math.prod(shape), [], data
+    while isinstance(part, list):
+        found.append(len(part))
+        part = part[0] if part else None
+    if found not in ([total], shape) and [1, *found] != shape:
+        raise _unlike(shape, short(found) if found else short(data))
+    for size in found[1:]:  # each level has as many lists as the shape says before the next is looked at
+        if set(map(type, data)) != {list} or set(map(len, data)) != {size}:
+            raise _unlike(shape, "lists of different length or depth")
+        data = list(chain.from_iterable(data))
+    if set(map(type, data)) != {int}:  # true is an int, too, for isinstance
+        other = next(value for value in data if type(value) is not int)
+        raise InvalidTensor(f"data must be {total} whole numbers, as the shape says, got {short(other)}")
+    try:
+        pixels = bytearray(data)
+    except ValueError:
+        other = next(value for value in data if not 0 <= value <= 255)
+        raise InvalidTensor(f"data must be from 0 to 255, got {short(other)}") from None
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
+
+
+def _unlike(shape, found):
+    return InvalidTensor(
+        f"data must be {math.prod(shape)} numbers, flat or nested as {shape}, got {found}; "
+        "send row after row, with red, green and blue innermost"
+    )
 
 
 def _errors(*codes):
