@@ -137,12 +137,19 @@ def read_request(body: bytes) -> tuple[np.ndarray, str | None, list[str]]:
         ) from error
     if name != INPUT["name"] or datatype != INPUT["datatype"]:
         raise InvalidTensor(f"the input must be images of UINT8, got {name!r:.50} of {datatype!r:.50}")
-    count = shape[0] if isinstance(shape, list) and shape[1:] == INPUT["shape"][1:] else 0
-    if not isinstance(count, int) or not 1 <= count <= MAX_IMAGES:
+    whole = isinstance(shape, list) and set(map(type, shape)) == {int}  # 32.0 is 32 and true is 1, for ==
+    count = shape[0] if whole and shape[1:] == INPUT["shape"][1:] else 0
+    if not 1 <= count <= MAX_IMAGES:
         raise InvalidTensor(f"the shape must be [n, 32, 32, 3] with n from 1 to {MAX_IMAGES}, got {shape!r:.50}")
     images = _pixels(data, [count, SIZE, SIZE, 3])
     if not (identity is None or isinstance(identity, str)) or not all(isinstance(output, str) for output in outputs):
         raise InvalidTensor("id and the names of outputs must be strings")
+    try:
+        (identity or "").encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell and no answer can hold
+        raise InvalidTensor(
+            f"the id must be text that UTF-8 can hold, got {identity!r:.50}; send another or none"
+        ) from error
     return images, identity, outputs
 
 
@@ -157,7 +164,7 @@ def _pixels(data, shape):
         if set(map(type, data)) != {list} or set(map(len, data)) != {size}:
             raise _unlike(shape, "lists of different length or depth")
         data = list(chain.from_iterable(data))
-    if set(map(type, data)) != {int}:  # true is an int, too, for isinstance
+    if set(map(type, data)) != {int}:  # for isinstance true is one, too
         other = next(value for value in data if type(value) is not int)
         raise InvalidTensor(f"data must be {total} whole numbers, as the shape says, got {short(other)}")
     try:

@@ -137,6 +137,9 @@ def test_an_id_and_the_outputs_asked_for_are_read():
         ),
         (request(shape=[-1, 32, 32, 3]), r"the shape must be \[n, 32, 32, 3\]"),
         (request(shape=[257, 32, 32, 3]), r"the shape must be \[n, 32, 32, 3\]"),
+        (request(shape=[True, 32, 32, 3]), r"the shape must be \[n, 32, 32, 3\] with n from 1 to 256, got \[True, 32"),
+        (request(shape=[2.0, 32, 32, 3]), r"the shape must be \[n, 32, 32, 3\]"),
+        (request(shape=[2, 32, 32.0, 3]), r"the shape must be \[n, 32, 32, 3\]"),
         (request(shape="2"), r"the shape must be \[n, 32, 32, 3\]"),
         (request(shape=[1, 32, 32, 3]), r"data must be 3072 numbers, flat or nested as \[1, 32, 32, 3\], got \[6144\]"),
         (request(data=[0.5] * 6144), "data must be 6144 whole numbers, as the shape says"),
@@ -148,3 +151,19 @@ def test_an_id_and_the_outputs_asked_for_are_read():
 def test_anything_else_is_refused_in_a_sentence(body, sentence):
     with pytest.raises(InvalidTensor, match=f"^{sentence}"):
         read_request(body)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"id": "\ud800"}, r"the id must be text that UTF-8 can hold, got '\\ud800'; send another or none"),
+        ({"id": "42\udfff" * 1000}, r"the id must be text that UTF-8 can hold, got '42\\udfff"),
+        ({"id": 42}, "id and the names of outputs must be strings"),
+        ({"outputs": [{"name": 42}]}, "id and the names of outputs must be strings"),
+    ],
+)
+def test_an_id_that_could_not_be_sent_back_is_refused(changes, sentence):
+    body = json.dumps(json.loads(request()) | changes).encode()
+    with pytest.raises(InvalidTensor, match=f"^{sentence}") as caught:
+        read_request(body)
+    assert len(str(caught.value).encode()) < 200
