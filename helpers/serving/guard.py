@@ -89,7 +89,8 @@ class RequestFrame:
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         try:
             if announced.isdigit() and int(announced) > self.max_body_bytes:
-                answer = JSONResponse({"detail": body_too_large(self.max_body_bytes)}, 413)
+                key = "error" if scope["path"].startswith("/v2") else "detail"  # as `handle_errors` has them
+                answer = JSONResponse({key: body_too_large(self.max_body_bytes)}, 413)
                 await answer(scope, receive, send_with_headers)
                 return
             await self.app(scope, receive_in_time, send_with_headers)

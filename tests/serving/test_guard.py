@@ -1,3 +1,4 @@
+import json
 import socket
 import time
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ def address():
     app = FastAPI()
     handle_errors(app)
     app.post("/")(measure)
+    app.post("/v2/models/tiny/infer")(measure)
     app.add_middleware(RequestFrame, max_body_bytes=100, body_s=0.3)
     with Server(app, port=0) as server:
         yield SimpleNamespace(port=server.port)
@@ -36,8 +38,8 @@ def talk(address, *parts, pause=0.0):
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 
-def head(*fields):
-    return "\r\n".join(("POST / HTTP/1.1", "Host: x", *fields, "", "")).encode()
+def head(*fields, path="/"):
+    return "\r\n".join((f"POST {path} HTTP/1.1", "Host: x", *fields, "", "")).encode()
 
 
 def test_a_body_within_the_limits_arrives_whole(address):
@@ -58,6 +60,15 @@ def test_a_body_over_the_limit_is_413_and_ends_the_connection(address, parts):
     assert answer.startswith("HTTP/1.1 413 ")
     assert body_too_large(100) in answer
     assert "x-content-type-options: nosniff" in answer
+
+
+@pytest.mark.parametrize(("path", "key"), [("/", "detail"), ("/v2/models/tiny/infer", "error")])
+@pytest.mark.parametrize(
+    ("field", "body"), [("Content-Length: 101", b""), ("Transfer-Encoding: chunked", b"65\r\n" + bytes(101) + b"\r\n")]
+)
+def test_a_body_over_the_limit_is_told_in_the_words_of_its_protocol(address, path, key, field, body):
+    answer = talk(address, head(field, path=path), body)
+    assert json.loads(answer.partition("\r\n\r\n")[2]) == {key: body_too_large(100)}
 
 
 def test_a_body_that_trickles_is_408_and_ends_the_connection(address):
