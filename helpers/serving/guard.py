@@ -8,11 +8,10 @@ from time import perf_counter
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
-from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from helpers.serving.problems import RETRY, body_too_large
+from helpers.serving.problems import RETRY, body_too_large, describe, problem
 from helpers.serving.request_id import new_request_id
 
 OTHER = "other"  # the route of what no route takes
@@ -34,7 +33,7 @@ class RequestFrame:
 
     A body of more than `max_body_bytes` is answered 413, announced or not; 503 where the bodies of all requests
     together have more than `MAX_BYTES_IN_FLIGHT`. uvicorn waits for ever for the rest of a body; here the answer is 408
-    after `body_s` seconds. These close the connection, or uvicorn would read on.
+    after `body_s` seconds. These close the connection, or uvicorn would read on. What the app raises is logged and 500.
 
     `answered` is told of each answer: the path as its route declares it, the status, and the seconds it took.
     """
@@ -89,11 +88,15 @@ class RequestFrame:
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         try:
             if announced.isdigit() and int(announced) > self.max_body_bytes:
-                key = "error" if scope["path"].startswith("/v2") else "detail"  # as `handle_errors` has them
-                answer = JSONResponse({key: body_too_large(self.max_body_bytes)}, 413)
+                answer = problem(scope["path"], 413, body_too_large(self.max_body_bytes))
                 await answer(scope, receive, send_with_headers)
                 return
             await self.app(scope, receive_in_time, send_with_headers)
+        except Exception as error:
+            if status:  # too late to say anything: uvicorn logs it and closes the connection
+                raise
+            answer = problem(scope["path"], *describe(error))
+            await answer(scope, receive, send_with_headers)
         finally:
             self._in_flight -= size
             if status:  # else the client left before there was an answer

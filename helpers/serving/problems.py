@@ -92,33 +92,31 @@ def describe(error: Exception) -> tuple[int, str, dict[str, str]]:
     return status, str(error), RETRY if status == 503 else {}
 
 
-def handle_errors(app: FastAPI) -> None:
-    """Turns what routes raise into a status and a `Problem`; tracebacks go to the log only."""
+def problem(path: str, status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The answer to a request for `path` that went wrong, in the words of the protocol that it belongs to."""
+    key = "error" if path.startswith("/v2") else "detail"
+    return JSONResponse({key: sentence}, status, headers)
 
-    def problem(request, status, sentence, headers=None):
-        key = "error" if request.url.path.startswith("/v2") else "detail"  # as the protocols have it
-        return JSONResponse({key: sentence}, status, headers)
+
+def handle_errors(app: FastAPI) -> None:
+    """Turns what routes are known to raise into a status and a `Problem`; `serving.guard` answers for the rest."""
 
     async def failed(request, error):
-        return problem(request, *describe(error))
+        return problem(request.url.path, *describe(error))
 
     async def invalid(request, error):
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        return problem(request, 422, f"{where}: {first['msg']}, got {str(first['input'])[:100]!r}")
+        return problem(request.url.path, 422, f"{where}: {first['msg']}, got {str(first['input'])[:100]!r}")
 
     async def refused(request, error):
-        return problem(request, *describe(error))
-
-    async def unexpected(request, error):
-        return problem(request, 500, FAILED)
+        return problem(request.url.path, *describe(error))
 
     async def gone(request, error):
-        return problem(request, 400, "the client left before its request was whole")
+        return problem(request.url.path, 400, "the client left before its request was whole")
 
     app.add_exception_handler(ClientDisconnect, gone)
     for kind in KNOWN:
         app.add_exception_handler(kind, failed)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused)
-    app.add_exception_handler(Exception, unexpected)
