@@ -25,7 +25,7 @@ HEADERS = (
 )
 
 _BEARER = HTTPBearer(auto_error=False, description="the value of SUITE_ADMIN_TOKEN on the server")
-_OWN_ADDRESS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
+_OWN_ADDRESS = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?P<port>(?::\d{1,5})?)")
 
 
 class RequestFrame:
@@ -107,7 +107,7 @@ def admin_guard(token: str | None, required: bool) -> Callable[..., Awaitable[No
     """A route dependency that lets only the owner through.
 
     With a token: whoever sends it as bearer token; else 401. Without one: nobody if one is `required`, else requests
-    to this machine's own address; else 403.
+    from this machine to its own address; else 403.
     """
 
     async def guard(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
@@ -132,8 +132,7 @@ def watch_guard(token: str | None) -> Callable[..., Awaitable[None]]:
 
     async def guard(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
         known = token and given and secrets.compare_digest(given.credentials.encode(), token.encode())
-        near = request.client is not None and request.client.host in ("127.0.0.1", "::1")
-        if not known and not (near and _comes_from_here(request) and "x-forwarded-for" not in request.headers):
+        if not known and not _comes_from_here(request):
             detail = "only for requests on this machine, or with the admin token in the header Authorization: Bearer"
             raise HTTPException(403, detail)
 
@@ -142,5 +141,10 @@ def watch_guard(token: str | None) -> Callable[..., Awaitable[None]]:
 
 def _comes_from_here(request):
     """A tunnel, a rebound name and another site's page in a browser here all come over loopback; none passes this."""
-    host, site = request.headers.get("host", ""), request.headers.get("sec-fetch-site", "none")
-    return _OWN_ADDRESS.fullmatch(host) and site in ("none", "same-origin")
+    headers, near = request.headers, request.client is not None and request.client.host in ("127.0.0.1", "::1")
+    if not near or "x-forwarded-for" in headers or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return False
+    host, origin = headers.get("host", ""), headers.get("origin")
+    addresses = [host] if origin is None else [host, origin.removeprefix("http://")]
+    own = [_OWN_ADDRESS.fullmatch(address) for address in addresses]
+    return all(own) and own[0]["port"] == own[-1]["port"]

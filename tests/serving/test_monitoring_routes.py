@@ -78,6 +78,8 @@ def test_metrics_say_how_far_a_sink_is_behind(service):
         ({"host": "suite.ngrok.app"}, 403),
         ({"x-forwarded-for": "192.0.2.7"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "https://evil.example", "authorization": f"Bearer {TOKEN}"}, 200),
         ({"host": "suite.ngrok.app", "authorization": "Bearer wrong"}, 403),
         ({"host": "suite.ngrok.app", "authorization": f"Bearer {TOKEN}"}, 200),
     ],
