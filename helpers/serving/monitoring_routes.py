@@ -6,7 +6,8 @@ import anyio
 from fastapi import APIRouter, Depends, HTTPException
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, field_validator
+from pydantic_core import PydanticCustomError
 
 from helpers.monitoring.feedback import LogUnavailable
 from helpers.monitoring.log_file import LogError
@@ -24,8 +25,15 @@ class Feedback(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     request_id: str = Field(max_length=64, examples=["4f9d6bb0c7d14c5f8f1c3f0f7f1f9f55"])
-    label: str | int = Field(description="name or index of the true class", examples=["apple"])
-    position: int | None = Field(None, ge=0, description="of the image, where the request had several")
+    label: StrictStr | StrictInt = Field(description="name or index of the true class", examples=["apple"])
+    position: StrictInt | None = Field(None, ge=0, description="of the image, where the request had several")
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _is_name_or_index(cls, label):
+        if type(label) not in (str, int):  # True is an int
+            raise PydanticCustomError("label", "Input should be the name or the index of a class")
+        return label
 
 
 class FeedbackAnswer(BaseModel):
