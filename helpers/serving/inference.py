@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from helpers.data.images import ImageTooLarge, decode_image, decode_npy
+from helpers.data.images import ImageError, ImageTooLarge, decode_image, decode_npy
 from helpers.inference.batcher import STOPPING, PredictorClosed
 from helpers.inference.job import DeadlineExceeded
 from helpers.inference.prediction import Prediction
@@ -79,11 +79,17 @@ class Inference:
         def decode(max_pixels):
             if content_type.partition(";")[0].strip().lower() in NPY_TYPES:
                 return decode_npy(body, MAX_IMAGES)
-            images, last = [], perf_counter() + self.predictor.deadline_s
-            for data in read_files(content_type, body, MAX_IMAGES):
+            last = perf_counter() + self.predictor.deadline_s
+            files, images = read_files(content_type, body, MAX_IMAGES), []
+            for number, data in enumerate(files, 1):
                 if perf_counter() > last:  # the answer was given already; large images must not go on taking time
                     raise DeadlineExceeded("decoding took too long; send fewer or smaller images")
-                images.append(decode_image(data, max_pixels=max_pixels))
+                try:
+                    images.append(decode_image(data, max_pixels=max_pixels))
+                except ImageError as error:
+                    if len(files) == 1:
+                        raise
+                    raise type(error)(f"file {number} of {len(files)}: {error}") from error
             return np.stack(images)
 
         return await self._run(request, partial(self._start, decode, self.predictor.submit_many))

@@ -279,9 +279,24 @@ def test_another_array_is_refused_with_a_sentence(client, array, status, sentenc
     assert sentence in response.json()["detail"]
 
 
-def test_one_damaged_file_of_many_refuses_them_all(client):
-    files = [("file", ("image.png", data)) for data in (PNG, PNG[:100], PNG)]
-    assert client.post("/predict_batch", files=files).status_code == 400
+@pytest.mark.parametrize(
+    ("wrong", "status", "sentence"),
+    [
+        (PNG[:100], 400, "file 2 of 3: the PNG image is cut off after 100 bytes; send the whole file again"),
+        (b"text", 415, "file 2 of 3: the file must be a PNG or a JPEG image, got 4 bytes"),
+        (png_header(20000, 20000), 413, "file 2 of 3: the image is too large, at most 16777216 pixels are accepted"),
+    ],
+    ids=["cut off", "text", "large"],
+)
+def test_one_wrong_file_of_many_refuses_them_all_and_is_named(client, wrong, status, sentence):
+    response = client.post("/predict_batch", files=[("file", ("image.png", data)) for data in (PNG, wrong, PNG)])
+    assert response.status_code == status
+    assert response.json()["detail"].startswith(sentence)
+
+
+def test_the_only_file_has_no_number(client):
+    response = send(client, PNG[:100], route="/predict_batch")
+    assert response.json()["detail"].startswith("the PNG image is cut off after 100 bytes")
 
 
 def test_a_client_of_the_open_inference_protocol_finds_its_way(client, shop):
