@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 import yaml
 from conftest import make_bundle
@@ -49,6 +50,7 @@ def app(tmp_path_factory):
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("curl ")])
 def test_a_curl_line_works_when_pasted(line, app, tmp_path):
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "picture.png")
+    np.save(tmp_path / "images.npy", np.zeros((3, 32, 32, 3), np.uint8))
     with Server(app, port=0) as server:
         command = line.replace("http://127.0.0.1:8000", server.url).replace(
             "curl ", "curl --silent --show-error --fail "
@@ -57,6 +59,8 @@ def test_a_curl_line_works_when_pasted(line, app, tmp_path):
     assert result.returncode == 0, result.stderr
     if "predict_single" in line:
         assert re.fullmatch(r'"class_\d\d"', result.stdout)
+    if "predict_batch" in line:
+        assert len(json.loads(result.stdout)["predictions"]) == 3
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "run_pipeline.py" in line and "RUN_ID" not in line])

@@ -22,6 +22,7 @@ from helpers.serving.upload import read_files
 
 MAX_IMAGES = 256  # in one request
 NPY_TYPES = ("application/octet-stream", "application/x-npy")
+OR_AN_ARRAY = f", or an array in the .npy format with Content-Type: {NPY_TYPES[0]}"
 
 
 class Inference:
@@ -80,7 +81,7 @@ class Inference:
             if content_type.partition(";")[0].strip().lower() in NPY_TYPES:
                 return decode_npy(body, MAX_IMAGES)
             last = perf_counter() + self.predictor.deadline_s
-            files, images = read_files(content_type, body, MAX_IMAGES), []
+            files, images = read_files(content_type, body, MAX_IMAGES, OR_AN_ARRAY), []
             for number, data in enumerate(files, 1):
                 if perf_counter() > last:  # the answer was given already; large images must not go on taking time
                     raise DeadlineExceeded("decoding took too long; send fewer or smaller images")

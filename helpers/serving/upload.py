@@ -19,19 +19,20 @@ class UploadTooLarge(UploadError):
     """More files, parts or headers than are taken (HTTP 413)."""
 
 
-def read_files(content_type: str, body: bytes, most: int = 1) -> list[bytes]:
+def read_files(content_type: str, body: bytes, most: int = 1, instead: str = "") -> list[bytes]:
     """The contents of the files in the field named ``file``, in their order, at least one.
 
     Args:
         content_type: the header, with the boundary.
         most: files that are taken; more are an error.
+        instead: what else the sender may send, for the sentence where there is no file.
 
     Raises:
         UploadError: one of the above.
     """
     kind, options = parse_options_header(content_type)
     if kind != "multipart/form-data":
-        raise UploadError(NOT_A_FILE)
+        raise UploadError(NOT_A_FILE + instead)
     if "boundary" not in options:
         raise MalformedUpload("the header Content-Type names no boundary; let your HTTP library write it")
     files, parts = [], None
@@ -51,7 +52,7 @@ def read_files(content_type: str, body: bytes, most: int = 1) -> list[bytes]:
     except MultipartError as error:
         raise MalformedUpload(f"the body is not what its Content-Type says ({error}); send it again") from error
     if not files:
-        raise UploadError(NOT_A_FILE)
+        raise UploadError(NOT_A_FILE + instead)
     if len(files) > most:
         raise UploadTooLarge(f"the form has {len(files)} files, at most {most} are taken; send fewer")
     return [b"".join(parts) for parts in files]

@@ -294,6 +294,20 @@ def test_one_wrong_file_of_many_refuses_them_all_and_is_named(client, wrong, sta
     assert response.json()["detail"].startswith(sentence)
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"])
+def test_who_sends_neither_files_nor_an_array_is_told_of_both(client, kind):
+    headers = {"content-type": kind}
+    form = b"--x\r\nContent-Disposition: form-data; name=other\r\n\r\n1\r\n--x--\r\n"
+    body = form if kind.startswith("multipart") else npy(IMAGES)
+    response = client.post("/predict_batch", content=body, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["detail"] == (
+        "send multipart/form-data with the image as a file in a field named file, "
+        "or an array in the .npy format with Content-Type: application/octet-stream"
+    )
+    assert ".npy" not in client.post("/predict", content=body, headers=headers).json()["detail"]
+
+
 def test_the_only_file_has_no_number(client):
     response = send(client, PNG[:100], route="/predict_batch")
     assert response.json()["detail"].startswith("the PNG image is cut off after 100 bytes")
