@@ -3,6 +3,7 @@
 from multipart import MultipartError, ParserLimitReached, PushMultipartParser, parse_options_header
 
 FIELD = "file"
+MAX_HEADERS, MAX_HEADER_BYTES = 8, 4096 + 128  # of a part, and of one header
 MAX_OTHER_PARTS = 16  # fields and files that nobody asked for, and that are passed over
 NOT_A_FILE = f"send multipart/form-data with the image as a file in a field named {FIELD}"
 
@@ -37,7 +38,13 @@ def read_files(content_type: str, body: bytes, most: int = 1, instead: str = "")
         raise MalformedUpload("the header Content-Type names no boundary; let your HTTP library write it")
     files, parts = [], None
     try:
-        with PushMultipartParser(options["boundary"], max_segment_count=most + MAX_OTHER_PARTS) as parser:
+        with PushMultipartParser(
+            options["boundary"],
+            max_header_size=MAX_HEADER_BYTES,
+            max_header_count=MAX_HEADERS,
+            max_segment_count=most + MAX_OTHER_PARTS,
+            header_charset="latin-1",  # takes all bytes; names of files are not looked at
+        ) as parser:
             for event in parser.parse(body):
                 if event is None:
                     parts = None
@@ -48,7 +55,7 @@ def read_files(content_type: str, body: bytes, most: int = 1, instead: str = "")
                     parts = []
                     files.append(parts)
     except ParserLimitReached as error:
-        raise UploadTooLarge(f"the form has too many parts or headers ({error}); send {most} at most") from error
+        raise UploadTooLarge(_say_limit(str(error), most)) from error
     except MultipartError as error:
         raise MalformedUpload(f"the body is not what its Content-Type says ({error}); send it again") from error
     if not files:
@@ -56,3 +63,12 @@ def read_files(content_type: str, body: bytes, most: int = 1, instead: str = "")
     if len(files) > most:
         raise UploadTooLarge(f"the form has {len(files)} files, at most {most} are taken; send fewer")
     return [b"".join(parts) for parts in files]
+
+
+def _say_limit(words, most):
+    """Which limit was reached: the parser tells by its words alone."""
+    if "header length" in words:
+        return f"a header of the form has more than {MAX_HEADER_BYTES} bytes; give the file a shorter name"
+    if "header count" in words:
+        return f"a part of the form has more than {MAX_HEADERS} headers; let your HTTP library write them"
+    return f"the form has more than {most + MAX_OTHER_PARTS} parts; send {most} at most"
