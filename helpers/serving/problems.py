@@ -92,6 +92,20 @@ def describe(error: Exception) -> tuple[int, str, dict[str, str]]:
     return status, str(error), RETRY if status == 503 else {}
 
 
+def explain(error: dict) -> str:
+    """The sentence for what pydantic says is wrong with a request."""
+    kind, given, where = error["type"], error["input"], ".".join(map(str, error["loc"]))
+    if kind == "json_invalid":
+        at = f"at character {error['loc'][-1] + 1}: {error['ctx']['error']}"
+        return f"the body is not valid JSON ({at}); correct it and send it again"
+    if where == "body" and (kind == "missing" or isinstance(given, bytes)):
+        return "send the body as JSON, with Content-Type: application/json"
+    if kind == "missing":
+        return f"{where}: {error['msg']}"
+    got = f"got {str(given)[:100]!r}"
+    return f"the body must be a JSON object, {got}" if where == "body" else f"{where}: {error['msg']}, {got}"
+
+
 def problem(path: str, status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The answer to a request for `path` that went wrong, in the words of the protocol that it belongs to."""
     key = "error" if path.startswith("/v2") else "detail"
@@ -105,9 +119,7 @@ def handle_errors(app: FastAPI) -> None:
         return problem(request.url.path, *describe(error))
 
     async def invalid(request, error):
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        return problem(request.url.path, 422, f"{where}: {first['msg']}, got {str(first['input'])[:100]!r}")
+        return problem(request.url.path, 422, explain(error.errors()[0]))
 
     async def refused(request, error):
         return problem(request.url.path, *describe(error))

@@ -147,6 +147,33 @@ def test_feedback_that_makes_no_sense_is_refused_and_changes_nothing(service, bo
     assert service.client.post("/feedback", json={"request_id": known, "label": 5}).json()["known"] is False
 
 
+JSON, AS_JSON = {"content-type": "application/json"}, "send the body as JSON, with Content-Type: application/json"
+SAID = b'{"request_id": "x", "label": 1}'
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "sentence"),
+    [
+        (SAID, {}, AS_JSON),
+        (SAID, {"content-type": "application/x-www-form-urlencoded"}, AS_JSON),
+        (b"", JSON, AS_JSON),
+        (b"[1]", JSON, "the body must be a JSON object, got '[1]'"),
+        (b"null", JSON, "the body must be a JSON object, got 'None'"),
+        (b'{"label": 1}', JSON, "body.request_id: Field required"),
+        (
+            b"{x",
+            JSON,
+            "the body is not valid JSON (at character 2: Expecting property name enclosed in double quotes); "
+            "correct it and send it again",
+        ),
+    ],
+)
+def test_feedback_that_is_no_json_object_is_422_with_what_to_send(service, body, headers, sentence):
+    answer = service.client.post("/feedback", content=body, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json() == {"detail": sentence}
+
+
 def test_other_feedback_than_before_is_409_and_the_first_stands(service):
     known = send(service.client, route="/predict").json()["request_id"]
     service.client.post("/feedback", json={"request_id": known, "label": 5})

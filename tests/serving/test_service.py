@@ -384,6 +384,12 @@ def test_change_model_serves_the_other_version(shop):
                 assert service.client.get("/model").json()["model_dir"] == where
 
 
+def test_a_parameter_that_is_missing_is_named(client):
+    response = client.post("/change_model")
+    assert response.status_code == 422
+    assert response.json() == {"detail": "query.string_input: Field required"}
+
+
 def test_reload_model_follows_the_alias(shop):
     with serve(shop) as service:
         shop.registry.promote(shop.other, reason="newer")
