@@ -28,7 +28,7 @@ OR_AN_ARRAY = f", or an array in the .npy format with Content-Type: {NPY_TYPES[0
 class Inference:
     """What every prediction route does, whatever its answer looks like.
 
-    A request whose client leaves while it waits is taken out of the queue. `limit` is how often a client may ask.
+    A request whose client leaves while it waits is taken out of the queue. `limit` is of the images of a client.
 
     Attributes:
         route: what a single image is submitted to, by the request id.
@@ -49,9 +49,14 @@ class Inference:
             raise PredictorClosed(STOPPING)
 
     def check_rate(self, request: Request) -> None:
-        """Counts the request for its client; raises HTTPException 429 where that is one too many."""
+        """Counts the request for its client, as one image; raises HTTPException 429 where that is one too many."""
         if self.limit:
             self.limit.check(request)
+
+    def check_images(self, request: Request, images: int) -> None:
+        """Counts the rest of its images, once it is known how many it has."""
+        if self.limit:
+            self.limit.check_rest(request, images)
 
     async def one(self, request: Request) -> tuple[Prediction, float]:
         """The prediction for the one image in the form, and the seconds it took from having the whole body."""
@@ -79,9 +84,12 @@ class Inference:
 
         def decode(max_pixels):
             if content_type.partition(";")[0].strip().lower() in NPY_TYPES:
-                return decode_npy(body, MAX_IMAGES)
+                array = decode_npy(body, MAX_IMAGES)
+                self.check_images(request, len(array))
+                return array
             last = perf_counter() + self.predictor.deadline_s
             files, images = read_files(content_type, body, MAX_IMAGES, OR_AN_ARRAY), []
+            self.check_images(request, len(files))
             for number, data in enumerate(files, 1):
                 if perf_counter() > last:  # the answer was given already; large images must not go on taking time
                     raise DeadlineExceeded("decoding took too long; send fewer or smaller images")
@@ -97,7 +105,13 @@ class Inference:
 
     async def of(self, request: Request, decode: Callable[[], np.ndarray]) -> tuple[list[Prediction], float]:
         """As `many`, for the uint8 (n, 32, 32, 3) images that `decode` gives; called in a thread."""
-        return await self._run(request, partial(self._start, lambda _: decode(), self.predictor.submit_many))
+
+        def count(_):
+            images = decode()
+            self.check_images(request, len(images))
+            return images
+
+        return await self._run(request, partial(self._start, count, self.predictor.submit_many))
 
     def too_late(self) -> DeadlineExceeded:
         """What a request is told whose answer did not come in time."""

@@ -2,13 +2,12 @@
 
 import ipaddress
 import math
-import time
 
 from fastapi import HTTPException, Request
 
 
 class RateLimit:
-    """Counts the requests of each client in a sliding window: two counters a client, however many it sends.
+    """Counts the images of each client in a sliding window: two counters a client, however many it sends.
 
     A client is an address; of IPv6 its first 64 bits, since who has one of those has them all. All who come through
     a tunnel come from this machine: there the address is what the proxy put into X-Forwarded-For, which uvicorn takes
@@ -29,18 +28,46 @@ class RateLimit:
         except ValueError:
             raise ValueError(f"rate limit must be like 60/minute, got {rate!r}") from None
         if self._item.amount < 1:
-            raise ValueError(f"rate limit must allow at least 1 request, got {rate!r}")
+            raise ValueError(f"rate limit must allow at least 1 prediction, got {rate!r}")
         self._window = strategies.SlidingWindowCounterRateLimiter(storage.MemoryStorage())
 
     def check(self, request: Request) -> None:
-        """Counts `request`, or raises HTTPException 429 with the seconds to wait in Retry-After."""
+        """Counts one image of `request`, or raises HTTPException 429 with the seconds to wait in Retry-After."""
         client = _client_of(request)
-        if self._window.hit(self._item, client):
-            return
-        wait = max(1, math.ceil(self._window.get_window_stats(self._item, client).reset_time - time.time()))
-        raise HTTPException(
-            429, f"more than {self._item} from one address; try again in {wait} s", {"Retry-After": str(wait)}
-        )
+        if not self._window.hit(self._item, client):
+            raise self._refusal(client, 1)
+
+    def check_rest(self, request: Request, images: int) -> None:
+        """Counts all of the `images` of `request` but the one that `check` counted, or none and raises as that does.
+
+        Of more images than are ever allowed at once HTTPException 413.
+        """
+        if images > self._item.amount:
+            rule = f"no more than {self._item} are taken from one address; send {self._item.amount} at most"
+            raise HTTPException(413, f"the request has {images} images, and {rule}")
+        client = _client_of(request)
+        if images > 1 and not self._window.hit(self._item, client, cost=images - 1):
+            raise self._refusal(client, images)
+
+    def _refusal(self, client, images):
+        wait = self._wait(client, images)
+        rule = f"more than {self._item} from one address; try again in {wait} s"
+        detail = rule if images == 1 else f"the {images} images of this request make {rule} or send fewer"
+        return HTTPException(429, detail, {"Retry-After": str(wait)})
+
+    def _wait(self, client, images):
+        """Whole seconds after which `images` are allowed, if none come meanwhile.
+
+        What counts is the window of now, and of the one before the part that lies in the last `length` seconds.
+        """
+        length = self._item.get_expiry()
+        before, before_ends, now, now_ends = self._window.storage.get_sliding_window(self._item.key_for(client), length)
+        below = self._item.amount - images + 1
+        if now >= below:  # even in the next window, where it is the one before
+            seconds = now_ends - below * length / now
+        else:
+            seconds = before_ends - (below - now) * length / max(1, before)
+        return max(1, math.floor(seconds) + 1)
 
 
 def _client_of(request):

@@ -5,7 +5,7 @@ import httpx2
 import pytest
 from conftest import make_bundle
 from fastapi import HTTPException
-from served import IMAGES, PNG, send
+from served import IMAGES, PNG, npy, send
 
 from helpers.hosting import Server
 from helpers.inference.loader import load_model
@@ -54,6 +54,49 @@ def test_after_the_time_it_names_a_client_may_ask_again():
     limit.check(request("10.0.0.1"))
 
 
+def ask_for(limit, images, host="10.0.0.1"):
+    limit.check(request(host))
+    limit.check_rest(request(host), images)
+
+
+def test_each_image_of_a_request_counts():
+    limit = RateLimit("10/hour")
+    ask_for(limit, 8)
+    ask_for(limit, 1)
+    ask_for(limit, 1)
+    assert not allowed(limit, "10.0.0.1")
+    assert allowed(limit, "10.0.0.2")
+
+
+@pytest.mark.parametrize("second", [0.0, 20.5, 59.9])
+def test_images_past_the_limit_are_refused_together_until_the_time_that_is_named(monkeypatch, second):
+    now = 1_800_000_000 + second
+    monkeypatch.setattr(time, "time", lambda: now)
+    limit = RateLimit("10/minute")
+    ask_for(limit, 8)
+    for images in (4, 10):
+        with pytest.raises(HTTPException) as refusal:
+            ask_for(limit, images)
+        wait = int(refusal.value.headers["Retry-After"])
+        assert refusal.value.status_code == 429
+        assert refusal.value.detail == (
+            f"the {images} images of this request make more than 10 per 1 minute from one address; "
+            f"try again in {wait} s or send fewer"
+        )
+        assert 1 <= wait <= 120
+    now += wait
+    ask_for(limit, 10)
+
+
+def test_more_images_than_the_limit_are_413_whenever_they_come():
+    with pytest.raises(HTTPException) as refusal:
+        ask_for(RateLimit("10/minute"), 11)
+    assert refusal.value.status_code == 413
+    assert refusal.value.detail == (
+        "the request has 11 images, and no more than 10 per 1 minute are taken from one address; send 10 at most"
+    )
+
+
 @pytest.mark.parametrize("rate", ["fast", "0/minute", "-1/minute"])
 def test_another_rate_is_one_sentence(rate):
     with pytest.raises(ValueError, match=r"rate limit must .+, got '"):
@@ -87,6 +130,27 @@ def test_predictions_of_every_route_count_and_nothing_else_does(service):
     assert answers[2].json()["error"] == answers[0].json()["detail"]
     assert {service.get(where).status_code for where in ("/health/live", "/model", "/reload_model")} == {200}
     assert send(service, route=one).status_code == 429
+
+
+@pytest.mark.parametrize(("route", "host"), [("files", "203.0.113.1"), ("array", "203.0.113.2"), ("v2", "203.0.113.3")])
+def test_each_image_of_a_batch_counts_whichever_way_it_comes(service, route, host):
+    def ask(count):
+        address, images = {"x-forwarded-for": host}, IMAGES[:count]
+        if route == "files":
+            return service.post("/predict_batch", files=[("file", ("a.png", PNG))] * count, headers=address)
+        if route == "array":
+            return service.post(
+                "/predict_batch", content=npy(images), headers=address | {"content-type": "application/octet-stream"}
+            )
+        tensor = {"name": "images", "datatype": "UINT8", "shape": [count, 32, 32, 3], "data": images.ravel().tolist()}
+        return service.post("/v2/models/tiny/infer", json={"inputs": [tensor]}, headers=address)
+
+    assert ask(2).status_code == 200
+    answer = ask(2)
+    assert answer.status_code == 429
+    sentence = answer.json()["error" if route == "v2" else "detail"]
+    assert sentence.startswith("the 2 images of this request make more than 3 per 1 hour from one address; try again i")
+    assert int(answer.headers["retry-after"]) > 1
 
 
 def test_clients_of_a_tunnel_are_told_apart_by_the_address_that_the_proxy_adds(service):
