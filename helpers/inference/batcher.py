@@ -42,7 +42,7 @@ class Batcher:
     stands behind the one that runs.
 
     Args:
-        queue_size: images that may wait; past it `put` raises QueueFull.
+        queue_size: where as many images wait `put` raises QueueFull; a request of several may go past it.
         capacity: gives the images of a full batch, and the batches that the engine computes at once, 1 or 2; asked
             each time, for both may change.
     """
@@ -71,8 +71,8 @@ class Batcher:
     def closed(self) -> bool:
         return self._closed
 
-    def check_room(self, count: int = 1) -> None:
-        """Raises what `put` would of a request of `count` images.
+    def check_room(self, coming: int = 0) -> None:
+        """Raises what `put` would, if `coming` images were put before.
 
         Raises:
             QueueFull: if too many wait already.
@@ -80,13 +80,13 @@ class Batcher:
         """
         if self._closed:
             raise PredictorClosed(STOPPING)
-        if self._waiting + count > self.queue_size:
-            raise QueueFull(f"{self._waiting} requests are waiting already; try again in a second")
+        if self._waiting + coming >= self.queue_size:
+            raise QueueFull(f"{self._waiting + coming} images are waiting already; try again in a second")
 
     def put(self, job: Job) -> None:
         """Queues a request, or raises as `check_room`."""
         with self._changed:
-            self.check_room(job.count)
+            self.check_room()
             self._jobs.append(job)
             self._waiting += job.count
             if self._is_worth_a_turn():

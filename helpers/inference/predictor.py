@@ -30,7 +30,7 @@ class Predictor:
 
     Args:
         model: serves until `swap`.
-        queue_size: images that may wait; past it `submit` raises QueueFull.
+        queue_size: where as many images wait `submit` raises QueueFull; a request of several may go past it.
         max_batch: images a batch; fewer where `model.batch_size` says so. A request of more is a batch of its own.
         deadline_s: seconds a request may wait for a place in a batch; past it its future raises DeadlineExceeded.
 
@@ -118,9 +118,9 @@ class Predictor:
             )
         return self._queue(Job(images, future or Future(), single=False))
 
-    def check_room(self, count: int = 1) -> None:
-        """Raises what `submit` would of `count` images, without queueing any."""
-        self._batcher.check_room(count)
+    def check_room(self, coming: int = 0) -> None:
+        """Raises what `submit` would, if `coming` images were queued before, without queueing any."""
+        self._batcher.check_room(coming)
 
     def swap(self, model: LoadedModel) -> LoadedModel:
         """From the next batch on, `model` answers; returns the model it replaces, to which `roll_back` leads."""

@@ -118,7 +118,7 @@ class Inference:
         return DeadlineExceeded(f"no answer within {self.predictor.deadline_s:g} s; try again")
 
     def _start(self, decode, submit, future, quick=False):
-        self.predictor.check_room(1 + self.decoders.waiting)
+        self.predictor.check_room(self.decoders.waiting)
 
         def decode_small():
             try:

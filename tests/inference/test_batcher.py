@@ -159,13 +159,22 @@ def test_a_full_batch_is_what_the_engine_says_at_the_time():
 
 def test_past_the_queue_requests_are_refused_until_there_is_room():
     batcher = make_batcher(2, 1, queue_size=4)
-    batcher.check_room(1)
-    with pytest.raises(QueueFull, match="3 requests are waiting already; try again in a second"):
-        batcher.check_room(2)
-    with pytest.raises(QueueFull, match="3 requests are waiting already"):
-        put(batcher, 2)
-    assert batcher.take().images == 3
-    put(batcher, 4)
+    batcher.check_room()
+    with pytest.raises(QueueFull, match="4 images are waiting already; try again in a second"):
+        batcher.check_room(1)
+    put(batcher, 1)
+    with pytest.raises(QueueFull, match="4 images are waiting already; try again in a second"):
+        put(batcher, 1)
+    assert batcher.take().images == 4
+    put(batcher, 1)
+
+
+def test_a_large_request_needs_no_empty_queue():
+    batcher = make_batcher(*[1] * 255, queue_size=256)
+    put(batcher, 256)
+    assert batcher.waiting == 511
+    with pytest.raises(QueueFull, match="511 images are waiting already"):
+        put(batcher, 1)
 
 
 def test_it_is_idle_where_nothing_waits_and_nothing_is_under_way():

@@ -207,7 +207,7 @@ def test_past_the_queue_requests_are_refused_until_there_is_room(start, held, im
     first = occupy(predictor, images[0])
     for _ in range(2):
         predictor.submit(images[1])
-    with pytest.raises(QueueFull, match="2 requests are waiting already; try again in a second"):
+    with pytest.raises(QueueFull, match="2 images are waiting already; try again in a second"):
         predictor.submit(images[2])
     held.gate.set()
     first.result(5)

@@ -64,7 +64,7 @@ def test_what_the_shedder_leaves_alone_is_refused_by_the_app(full):
     tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0] * 3072}
     response = full.client.post("/v2/models/tiny/infer", json={"inputs": [tensor]})
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
-    assert response.json() == {"error": "2 requests are waiting already; try again in a second"}
+    assert response.json() == {"error": "2 images are waiting already; try again in a second"}
 
 
 def test_refusals_are_counted_by_route(full):
