@@ -41,7 +41,8 @@ def score(
         ModelRejected: if the model fails.
     """
     ahead: deque[list[tuple[Item, Future]]] = deque()
-    with ThreadPoolExecutor(READERS, "reader") as pool:
+    pool = ThreadPoolExecutor(READERS, "reader")
+    try:
         rest = iter(items)
         while batch := list(islice(rest, BATCH)):
             ahead.append([(item, pool.submit(collection.read, item)) for item in batch])
@@ -49,6 +50,8 @@ def score(
                 yield _answer(ahead.popleft(), model, top_k)
         while ahead:
             yield _answer(ahead.popleft(), model, top_k)
+    finally:
+        pool.shutdown(cancel_futures=True)  # what nobody will ask for is not read
 
 
 def _answer(batch, model, top_k):

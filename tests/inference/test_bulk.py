@@ -1,6 +1,8 @@
 """inference/bulk.py: many images, some of which are none, in batches and in order."""
 
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ from served import PNG, encode
 
 from helpers.delivery.storage import StorageUnavailable
 from helpers.inference import bulk
-from helpers.inference.bulk import BATCH, SCHEMA, score
+from helpers.inference.bulk import BATCH, READERS, SCHEMA, score
 from helpers.inference.collection import Item, open_collection
-from helpers.inference.loader import load_model
+from helpers.inference.loader import ModelRejected, load_model
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,34 @@ def test_a_bucket_that_is_away_is_no_property_of_the_images(model):
 
     with pytest.raises(StorageUnavailable):
         list(score(Away(), [Item(str(index), 1) for index in range(BATCH)], model))
+
+
+def test_after_an_error_what_nobody_will_ask_for_is_not_read(monkeypatch):
+    shut, read = threading.Event(), []
+
+    class Slow:
+        def read(self, item):
+            read.append(item)
+            if int(item.key) >= BATCH:
+                shut.wait(10)
+            return np.zeros((32, 32, 3), np.uint8)
+
+    class Broken:
+        version = "broken"
+
+        def predict(self, images, *, shared=False):
+            raise ModelRejected("broken")
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, **options):
+            super().shutdown(wait=False, **options)
+            shut.set()
+            super().shutdown(wait)
+
+    monkeypatch.setattr(bulk, "ThreadPoolExecutor", Pool)
+    with pytest.raises(ModelRejected):
+        list(score(Slow(), [Item(str(index), 1) for index in range(1000)], Broken()))
+    assert BATCH <= len(read) <= BATCH + READERS
 
 
 def test_memory_does_not_grow_with_the_number_of_images(model, monkeypatch):
