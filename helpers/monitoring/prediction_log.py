@@ -15,7 +15,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from helpers.delivery.bundle import BundleError
@@ -25,6 +25,7 @@ from helpers.inference.source import ModelSource
 from helpers.monitoring.log_file import LogError, open_to_write
 from helpers.monitoring.log_reader import LogReader, export
 from helpers.monitoring.log_row import COLUMNS
+from helpers.monitoring.outage import Outage
 from helpers.monitoring.replay import replay
 from helpers.registry import RegistryError
 from helpers.workspace import ROOT, add_bucket_option
@@ -58,28 +59,36 @@ class PredictionLog:
         if max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         self.path, self.keep_images, self.max_rows = Path(path), keep_images, max_rows
+        self._rotation = Outage(f"the oldest rows of {path} cannot be deleted now; the next rows try again")
         self._connection = open_to_write(self.path)
-        try:
-            self._file = os.open(f"{self.path}-accepted", os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.truncate(self._file, _COUNTER.size)
-            self._counter = mmap.mmap(self._file, _COUNTER.size)
-        except OSError as error:
-            self._connection.close()
-            busy = isinstance(error, BlockingIOError)
-            why = "another server writes it; give this one a log of its own" if busy else error.strerror
-            raise LogError(f"cannot write {self.path}: {why}") from error
-        self.gap = self._find_gap()
+        with ExitStack() as undo:
+            undo.callback(self._connection.close)
+            try:
+                self._file = os.open(f"{self.path}-accepted", os.O_RDWR | os.O_CREAT, 0o644)
+                undo.callback(os.close, self._file)
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.truncate(self._file, _COUNTER.size)
+                self._counter = mmap.mmap(self._file, _COUNTER.size)  # of a copy of the file, and so of the lock
+                undo.callback(self._counter.close)
+                self.gap = self._find_gap()
+                self._begin()
+            except (OSError, sqlite3.Error) as error:
+                busy = isinstance(error, BlockingIOError)
+                why = "another server writes it; give this one a log of its own" if busy else error
+                raise LogError(f"cannot write {self.path}: {why}") from error
+            undo.pop_all()
         if self.gap:
             _logger.warning(self.gap)
+        self._accepted = self.written = self.overrun = 0
+        _COUNTER.pack_into(self._counter, 0, self._session, 0)
+
+    def _begin(self):
         boot, now = _boot_id(), time.time()
         with self._transaction() as database:
             insert = "INSERT INTO sessions (started, boot, committed) VALUES (?, ?, ?)"
             self._session = database.execute(insert, (now, boot, now)).lastrowid
             first, last = database.execute("SELECT min(sequence), max(sequence) FROM predictions").fetchone()
         self._first, self._last = first or 1, last or 0
-        self._accepted = self.written = self.overrun = 0
-        _COUNTER.pack_into(self._counter, 0, self._session, 0)
 
     def accept(self, count: int) -> None:
         """Says that `count` predictions are on their way to `append`; from one thread, which may be another."""
@@ -102,7 +111,8 @@ class PredictionLog:
         self.written += len(rows)
         self._last += len(rows)
         if self._last - self._first >= self.max_rows + max(100, self.max_rows // 100):
-            self._rotate()
+            with self._rotation:  # whose errors must not make anyone give rows again that are on the disk
+                self._rotate()
 
     def find(self, request_id: str) -> list[sqlite3.Row]:
         """As `LogReader.find`."""
@@ -147,12 +157,6 @@ class PredictionLog:
         upto = max(wanted if passed is None else min(wanted, passed), forced)
         if upto < self._first:
             return
-        if passed is not None and upto > passed:
-            self.overrun += upto - max(passed, self._first - 1)
-            _logger.warning(
-                "%s holds twice its %d rows: the oldest are deleted up to %d, and a reader is only at %d",
-                *(self.path, self.max_rows, upto, passed),
-            )
         with self._transaction() as database:
             database.execute(
                 "DELETE FROM feedback WHERE (request_id, position) IN "
@@ -160,6 +164,12 @@ class PredictionLog:
                 (upto,),
             )
             database.execute("DELETE FROM predictions WHERE sequence <= ?", (upto,))
+        if passed is not None and upto > passed:
+            self.overrun += upto - max(passed, self._first - 1)
+            _logger.warning(
+                "%s holds twice its %d rows: the oldest are deleted up to %d, and a reader is only at %d",
+                *(self.path, self.max_rows, upto, passed),
+            )
         self._first = upto + 1
 
     def _find_gap(self):

@@ -1,11 +1,13 @@
 """`prediction_log`: what is written survives, what is lost is said, and nothing else's file is touched."""
 
+import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from logged import Filler
@@ -19,6 +21,17 @@ from helpers.workspace import ROOT
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "logs" / "predictions.db"
+
+
+@contextmanager
+def refusing(path, what):
+    """The database of the log takes everything but `what`, as a full disk may."""
+    with sqlite3.connect(path) as database:
+        database.execute(f"CREATE TRIGGER full BEFORE {what} BEGIN SELECT RAISE(ABORT, 'the disk is full'); END")
+        database.commit()
+        yield
+        database.execute("DROP TRIGGER full")
+    database.close()
 
 
 @contextmanager
@@ -128,6 +141,24 @@ def test_a_second_server_on_the_same_log_is_refused(path):
     assert len(rows(path)) == 1
 
 
+def test_a_log_that_is_refused_leaves_nothing_open(path):
+    with opened(path):
+        with pytest.raises(LogError):
+            PredictionLog(path)
+        files = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+        assert files.count(f"{path}-accepted") == 2  # of the log that is open: its own, and that of its counter
+
+
+def test_a_session_that_cannot_begin_is_one_sentence_and_the_next_can(path):
+    with opened(path):
+        pass
+    with refusing(path, "INSERT ON sessions"), pytest.raises(LogError) as caught:
+        PredictionLog(path)
+    assert str(caught.value) == f"cannot write {path}: the disk is full"
+    with opened(path) as log:
+        assert log.gap == ""
+
+
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(LogError, match=r"cannot write .*/file/predictions.db \(File exists\); choose another place"):
@@ -161,6 +192,33 @@ def test_rows_that_a_reader_has_not_passed_are_kept_up_to_twice_the_limit(path, 
     assert caplog.messages == [
         f"{path} holds twice its 1000 rows: the oldest are deleted up to 800, and a reader is only at 10"
     ]
+
+
+def test_rows_are_written_once_also_where_the_oldest_cannot_be_deleted_now(path, caplog):
+    with opened(path, max_rows=100) as log:
+        filler = Filler(log)
+        with refusing(path, "DELETE ON predictions"):
+            filler.fill(300)
+            filler.fill(1)
+            assert rows(path) == filler.rows
+            assert log.written == 301
+        assert caplog.messages == [f"the oldest rows of {path} cannot be deleted now; the next rows try again"]
+        filler.fill(1)
+        assert rows(path) == filler.rows[-100:]
+
+
+def test_what_a_reader_lost_is_counted_and_said_once_it_is_deleted(path, caplog):
+    with opened(path, max_rows=100) as log:
+        filler = Filler(log)
+        log._connection.execute("INSERT INTO cursors VALUES ('wandb', 10, '{}')")
+        with refusing(path, "DELETE ON predictions"):
+            filler.fill(300)
+            filler.fill(1)
+        assert log.overrun == 0
+        filler.fill(1)
+        assert len(rows(path)) == 200
+        assert log.overrun == 92
+    assert len([message for message in caplog.messages if "a reader is only at 10" in message]) == 1
 
 
 def test_feedback_goes_with_its_row_and_the_first_word_stands(path):
