@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -56,7 +56,6 @@ class WandbSink:
         self._cursor, self._state = 0, {}
         if cursor := self._reader.cursors().get(NAME):
             self._cursor, self._state = cursor.sequence, cursor.state
-        self._look_back()
 
     @property
     def waiting(self) -> int:
@@ -72,9 +71,12 @@ class WandbSink:
         """Sends the next predictions; returns how many, 0 also where W&B is out of order, which is logged once."""
         rows = []
         with self._outage:
-            if self._run is None and self.waiting:
-                self._open()
-            rows = self._reader.rows(self._cursor, BATCH)
+            if self._run is None:
+                self._look_back()
+                if self.waiting or (self._mode == "online" and self._state.get("open")):
+                    self._open()
+            if self._run is not None:
+                rows = self._reader.rows(self._cursor, BATCH)
             for row in rows:
                 self._send(row)
             if rows:
@@ -86,7 +88,7 @@ class WandbSink:
 
     def close(self) -> None:
         """Finishes the run; says what it did not get."""
-        if self._run is not None and finish_run(self._run, STOP_S) and self._run.offline:
+        if self._run is not None and finish_run(self._run, STOP_S):
             self._move(self._cursor, self._state | {"open": False})
         if waiting := self.waiting:
             command = f"{COMMAND} {self._reader.path} --directory {self._directory} --mode online"
@@ -111,12 +113,14 @@ class WandbSink:
             known = run_id is not None
             run_id, first = run_id or uuid4().hex[:8], self._state["first"] if known else self._cursor + 1
             # Noted before it begins, so that a kill from here on leaves no run that nobody knows.
-            self._move(self._cursor, {"mode": "online", "run_id": run_id, "first": first})
+            self._move(self._cursor, {"mode": "online", "open": True, "run_id": run_id, "first": first})
             try:
                 run = connect_run("deploy", group=self._group, directory=self._directory, run_id=run_id)
             except NoApiKey as error:
                 _logger.warning("%s; predictions are recorded offline, for: wandb sync", error)
                 self._mode, self._state = "offline", {}
+                if not self.waiting:
+                    return
             else:
                 self._run = run
                 self._move(max(run.starting_step, first) - 1, self._state)
@@ -131,23 +135,24 @@ class WandbSink:
         """After an error within a run: W&B's own process may be gone, and what it had is in doubt."""
         import wandb
 
-        self._run = None
-        with self._outage:
+        self._run, self._version, self._window = None, None, Window()
+        with suppress(Exception):  # the error before it has been logged, and the next try looks back again
             wandb.teardown()
-        self._look_back()
+            self._look_back()
 
     def _look_back(self):
         """Sets the cursor to what an offline run that did not end in order really holds."""
-        if not self._state.get("open"):
+        if not self._state.get("open") or self._state["mode"] != "offline":
             return
+        sequence = self._cursor
         try:
             while time.time() - Path(self._state["file"]).stat().st_mtime < SETTLED_S:
                 time.sleep(0.1)  # W&B's own process ends a moment after the one that was killed
             steps = [row["_step"] for row in read_history(Path(self._state["file"]))]
-        except (OSError, ValueError) as error:
-            _logger.warning("cannot tell what the last W&B run holds (%s); going on after %d", error, self._cursor)
-        else:
-            self._move(max(steps, default=self._state["first"] - 1), self._state | {"open": False})
+            sequence = max(steps, default=self._state["first"] - 1)
+        except Exception as error:  # noqa: BLE001 - of a damaged file protobuf's own
+            _logger.warning("cannot tell what the last W&B run holds (%s); going on after %d", error, sequence)
+        self._move(sequence, self._state | {"open": False})
 
     def _move(self, sequence, state):
         with self._writer:
@@ -192,7 +197,7 @@ class WandbProcess:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns 0 where nothing waits any more, 1 where it does, 2 after an error."""
+    """The command; returns 0 where W&B has everything, 1 where it may not, 2 after an error."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="Sends a prediction log to W&B.")
     parser.add_argument("log", type=Path)
     parser.add_argument("--directory", type=Path, required=True, help="folder for W&B's own files")
@@ -214,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sink = WandbSink(arguments.log, mode=arguments.mode, directory=arguments.directory, group=arguments.group)
             with closing(sink):
                 _follow(sink, stop)
-                return 1 if sink.waiting else 0
+                return 1 if sink.waiting or sink.out_of_order else 0
     except (LogError, OSError, sqlite3.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

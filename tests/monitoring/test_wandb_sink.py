@@ -12,11 +12,13 @@ from fake_wandb import FakeWandb
 from held_model import wait_until
 from logged import Filler
 
+from helpers.monitoring import wandb_sink
 from helpers.monitoring.log_reader import LogReader
 from helpers.monitoring.prediction_log import PredictionLog
 from helpers.monitoring.running_statistics import SCALARS
+from helpers.monitoring.tracking import NoApiKey
 from helpers.monitoring.wandb_file import read_history
-from helpers.monitoring.wandb_sink import WandbProcess, main
+from helpers.monitoring.wandb_sink import WandbProcess, WandbSink, main
 from helpers.workspace import ROOT
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -48,6 +50,48 @@ def online(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     yield fake
     fake.down()
+
+
+class StandIn:
+    """As much of W&B's run as a sink uses; it breaks at the step `fragile`."""
+
+    fragile = None
+
+    def __init__(self, folder, options):
+        self.id, self.offline, self.starting_step = options.get("run_id", "offline"), "run_id" not in options, 0
+        self.dir, self.config, self.steps = str(folder / "files"), {}, []
+        self.file = folder / f"run-{self.id}.wandb"
+        folder.mkdir()
+        self.file.touch()
+
+    def log(self, values, step, commit):
+        if step == self.fragile:
+            raise RuntimeError("W&B's own process is gone")
+        self.steps.append(step)
+
+
+@pytest.fixture
+def opened(monkeypatch, tmp_path):
+    """The runs that sinks open, as stand-ins; an online one goes on after what those before it took."""
+    found = []
+
+    def open_run(*_, **options):
+        run = StandIn(tmp_path / f"run-{len(found)}", options)
+        run.starting_step = max([step + 1 for before in found for step in before.steps], default=0)
+        found.append(run)
+        return run
+
+    monkeypatch.setattr(wandb_sink, "start_run", open_run)
+    monkeypatch.setattr(wandb_sink, "connect_run", open_run)
+    monkeypatch.setattr(wandb_sink, "finish_run", lambda run, timeout: True)
+    monkeypatch.setattr(wandb_sink, "SETTLED_S", 0)
+    monkeypatch.setattr(
+        wandb_sink,
+        "read_history",
+        lambda file: [{"_step": step} for run in found if run.file == file for step in run.steps],
+    )
+    monkeypatch.setattr("wandb.teardown", lambda: None)
+    return found
 
 
 def scalars(rows):
@@ -150,6 +194,98 @@ def test_what_a_cursor_says_beyond_the_file_of_a_killed_run_is_sent_again(filler
         database.execute("UPDATE cursors SET state = json_set(state, '$.open', json('true'))")
     assert main([str(filler.log.path), "--mode", "offline", "--directory", str(tmp_path / "b")]) == 0
     assert scalars(held + recorded(tmp_path / "b")) == scalars(filler.rows)
+
+
+def test_a_run_that_breaks_again_and_again_is_said_once_and_tried_again_later(
+    filler, opened, tmp_path, monkeypatch, caplog
+):
+    filler.fill(10)
+    monkeypatch.setattr(StandIn, "fragile", 5)
+    sink = WandbSink(filler.log.path, mode="offline", directory=tmp_path)
+    for _ in range(3):
+        assert sink.ship() == 0
+        assert sink.out_of_order
+    assert caplog.messages == [f"W&B does not take predictions now; they wait in {filler.log.path}"]
+    sink.close()
+
+
+def test_the_run_after_one_that_broke_has_its_version_and_sums_up_each_prediction_once(
+    filler, opened, tmp_path, monkeypatch
+):
+    filler.fill(10)
+    monkeypatch.setattr(StandIn, "fragile", 5)
+    sink = WandbSink(filler.log.path, mode="offline", directory=tmp_path)
+    assert sink.ship() == 0
+    monkeypatch.setattr(StandIn, "fragile", None)
+    assert sink.ship() == 6
+    assert [run.steps for run in opened] == [[1, 2, 3, 4], [5, 6, 7, 8, 9, 10]]
+    assert opened[1].config["model_version"] == "20261101T120000Z-0123456789ab"
+    assert len(sink._window._rows) == 6
+    sink.close()
+
+
+def test_while_another_holds_the_log_nothing_ends_and_nothing_is_sent_twice(filler, opened, tmp_path):
+    filler.fill(5)
+    sink = WandbSink(filler.log.path, mode="offline", directory=tmp_path)
+    sink._writer.execute("PRAGMA busy_timeout = 1")
+    assert sink.ship() == 5
+    filler.fill(3)
+    with filler.log._transaction():
+        for _ in range(2):
+            assert sink.ship() == 0
+            assert sink.out_of_order
+    filler.fill(1)
+    assert sink.ship() == 1
+    assert [run.steps for run in opened] == [[1, 2, 3, 4, 5, 6, 7, 8], [9]]
+    sink.close()
+
+
+def test_after_a_run_whose_file_is_damaged_the_sink_goes_on_and_says_so_once(
+    filler, opened, tmp_path, caplog, monkeypatch
+):
+    filler.fill(5)
+    sink = WandbSink(filler.log.path, mode="offline", directory=tmp_path)
+    sink.ship()  # and it is killed
+    opened[0].file.write_bytes(b":W&B\0\0\0" + bytes(4) + b"\x14\0\x01" + b"\xff" * 20)
+    monkeypatch.setattr(wandb_sink, "read_history", read_history)
+    sink = WandbSink(filler.log.path, mode="offline", directory=tmp_path)
+    for _ in range(2):
+        assert sink.ship() == 0
+    (said,) = caplog.messages
+    assert said.startswith("cannot tell what the last W&B run holds (")
+    assert said.endswith("; going on after 5")
+    filler.fill(1)
+    assert sink.ship() == 1
+    assert opened[1].steps == [6]
+    sink.close()
+
+
+def test_after_a_kill_the_server_is_asked_what_it_has_also_where_nothing_new_waits(filler, opened, tmp_path):
+    filler.fill(10)
+    assert WandbSink(filler.log.path, mode="online", directory=tmp_path).ship() == 10
+    del opened[0].steps[5:]  # the kill took what W&B's own process had not sent yet
+    for _ in range(2):
+        sink = WandbSink(filler.log.path, mode="online", directory=tmp_path)
+        while sink.ship():
+            pass
+        sink.close()
+    assert [run.steps for run in opened] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
+    assert opened[1].id == opened[0].id
+
+
+@pytest.mark.parametrize(("error", "result"), [(ConnectionError("away"), 1), (NoApiKey("no key"), 0)])
+def test_while_it_cannot_be_asked_no_other_run_is_opened(filler, opened, tmp_path, monkeypatch, error, result):
+    filler.fill(10)
+    assert WandbSink(filler.log.path, mode="online", directory=tmp_path).ship() == 10
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(wandb_sink, "connect_run", refuse)
+    assert main([str(filler.log.path), "--mode", "online", "--directory", str(tmp_path)]) == result
+    assert len(opened) == 1
+    with LogReader(filler.log.path) as log:
+        assert log.cursors()["wandb"].state["run_id"] == opened[0].id
 
 
 def test_when_the_server_is_killed_the_sink_sends_the_rest_and_ends(filler, tmp_path):
