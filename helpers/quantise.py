@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers.data.archive import DatasetError
 from helpers.data.dataset import SOURCES, Dataset, load_dataset, split_validation
-from helpers.delivery.bundle import Bundle, BundleError, read_bundle, write_bundle
+from helpers.delivery.bundle import Bundle, BundleError, check_empty, read_bundle, write_bundle
 from helpers.delivery.graph import read_weights
 from helpers.inference.calibration import Choice, choose_engine
 from helpers.inference.engine import run_batches
@@ -30,7 +30,8 @@ def quantise(bundle: Bundle, dataset: Dataset, directory: Path) -> tuple[Choice,
         raise ValueError(f"{bundle.path} was trained on {manifest.data.source}, not on {dataset.title}; choose --data")
     training, validation = split_validation(dataset.train)
     golden = bundle.golden()
-    choice = choose_engine(bundle.model_path, training, validation, golden[0])
+    check_empty(directory)  # the rest takes minutes
+    choice = choose_engine(bundle.model_path, training, validation, golden[0], temperature=manifest.temperature)
     if choice.quantisation is None:
         return choice, None
     figures = {

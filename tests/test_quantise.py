@@ -61,3 +61,12 @@ def test_other_data_than_it_was_trained_on_is_refused(old, tmp_path, monkeypatch
     assert module.main([str(old), str(tmp_path / "new")]) == 1
 
     assert "was trained on synthetic, not on synthetic stand-in" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_files_is_refused_before_all_the_work(old, monkeypatch, capsys):
+    monkeypatch.setattr(module, "load_dataset", lambda _: dataset())
+    monkeypatch.setattr(module, "choose_engine", None)
+
+    assert module.main([str(old), str(old)]) == 1
+
+    assert "directory must be empty to write a bundle, but " in capsys.readouterr().err

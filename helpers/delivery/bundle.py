@@ -88,6 +88,12 @@ class Bundle:
         return json.loads((self.path / "evaluation.json").read_text(encoding="utf-8"))
 
 
+def check_empty(directory: Path) -> None:
+    """Raises BundleError where `directory` holds files, or is one."""
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+        raise BundleError(f"directory must be empty to write a bundle, but {directory} holds files; choose a new one")
+
+
 def write_bundle(
     directory: Path,
     *,
@@ -121,9 +127,8 @@ def write_bundle(
     from helpers.delivery.graph import write_onnx
 
     directory = Path(directory)
+    check_empty(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.iterdir()):
-        raise BundleError(f"directory must be empty to write a bundle, but {directory} holds files; choose a new one")
     write_onnx(directory / "model.onnx", weights, config, temperature)
     write_json(
         directory / "labels.json",

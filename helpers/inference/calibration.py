@@ -16,7 +16,7 @@ from helpers.delivery.quantisation import Quantisation
 from helpers.inference.engine import OpenVinoEngine, available_cpus, run_batches
 from helpers.inference.int8 import is_faster_here, rectified_inputs
 from helpers.inference.loader import GOLDEN_TOLERANCE
-from helpers.training.evaluation import paired_difference
+from helpers.training.evaluation import fit_temperature, paired_difference, softmax
 
 TOLERANCE = 0.003  # loss of top-1, 0 to 1
 KEPT = ("block1_conv2", "block2_conv1")  # a sixth of the products; without them the error of probabilities halves
@@ -41,7 +41,13 @@ class Choice:
 
 
 def choose_engine(
-    model_path: Path, training: Split, validation: Split, golden: np.ndarray, *, int8: bool = True
+    model_path: Path,
+    training: Split,
+    validation: Split,
+    golden: np.ndarray,
+    *,
+    int8: bool = True,
+    temperature: float | None = None,
 ) -> Choice:
     """The engine of a network that was just exported: in 8 bits if that loses at most `TOLERANCE` of top-1.
 
@@ -51,6 +57,7 @@ def choose_engine(
         validation: both are compared on these, image by image.
         golden: uint8 (n, 32, 32, 3), for which both must answer nearly the same, as at every load.
         int8: False keeps the network as it is.
+        temperature: that it will be published with; None is the one that the validation images ask for.
     """
     plain = OpenVinoEngine(model_path, available_cpus())
     if not int8:
@@ -60,10 +67,8 @@ def choose_engine(
     chosen = training.images[choose_per_class(training.labels, PER_CLASS)]
     ranges = find_ranges(model_path, chosen)
     quantised = OpenVinoEngine(model_path, available_cpus(), ranges)
-    right, before = (
-        run_batches(engine, validation.images).logits.argmax(axis=1) == validation.labels
-        for engine in (quantised, plain)
-    )
+    logits = [run_batches(engine, validation.images).logits for engine in (quantised, plain)]
+    right, before = (each.argmax(axis=1) == validation.labels for each in logits)
     difference, low, high = paired_difference(right, before)
     found = (
         f"8 bits change top-1 on {len(validation):,} validation images by {difference:+.4f} "
@@ -71,7 +76,9 @@ def choose_engine(
     )
     if difference < -TOLERANCE:
         return Choice(plain, None, f"{found}, more than {TOLERANCE:g} is lost; {plain.precision} serves")
-    distance = float(np.abs(quantised.run(golden).probabilities - plain.run(golden).probabilities).max())
+    temperature = temperature or fit_temperature(logits[0], validation.labels)
+    one, other = (softmax(engine.run(golden).logits / temperature, axis=1) for engine in (quantised, plain))
+    distance = float(np.abs(one - other).max())
     if distance > GOLDEN_TOLERANCE / 2:  # the other half is for other processors
         return Choice(plain, None, f"8 bits move a golden probability by {distance:.3f}; {plain.precision} serves")
     quantisation = Quantisation(

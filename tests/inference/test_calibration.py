@@ -73,6 +73,26 @@ def test_8_bits_whose_golden_answers_no_load_would_take_are_given_up(bundle, tra
     assert choice.reason.startswith("8 bits move a golden probability by 0.")
 
 
+@needs_x86
+@pytest.mark.parametrize(("temperature", "kept"), [(1.0, False), (20.0, True)])
+def test_golden_answers_are_compared_at_the_temperature_that_will_serve(
+    bundle, training, validation, monkeypatch, temperature, kept
+):
+    monkeypatch.setattr(calibration, "find_ranges", lambda *_: {"block3_conv1": 0.01})
+    monkeypatch.setattr(calibration, "TOLERANCE", 1.0)
+    assert (choose(bundle, training, validation, temperature=temperature).quantisation is not None) == kept
+
+
+@needs_x86
+def test_without_a_temperature_it_is_the_one_of_the_validation_images(bundle, training, validation, monkeypatch):
+    given = []
+    monkeypatch.setattr(calibration, "fit_temperature", lambda *arguments: given.append(arguments) or 1.0)
+    choose(bundle, training, validation)
+    ((logits, labels),) = given
+    assert logits.shape == (200, 100)
+    assert labels is validation.labels
+
+
 def test_8_bits_are_not_tried_where_nobody_asks_for_them(bundle, training, validation):
     choice = choose(bundle, training, validation, int8=False)
 
