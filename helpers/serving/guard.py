@@ -15,6 +15,7 @@ from helpers.serving.problems import RETRY, body_too_large, describe, problem
 from helpers.serving.request_id import new_request_id
 
 OTHER = "other"  # the route of what no route takes
+CHANGING = ("/reload_model", "/change_model", "/rollback_model")  # also by GET, which to ask about must not do
 BODY_S = 10.0
 MAX_BYTES_IN_FLIGHT = 256 * 2**20
 HEADERS = (
@@ -34,6 +35,7 @@ class RequestFrame:
     A body of more than `max_body_bytes` is answered 413, announced or not; 503 where the bodies of all requests
     together have more than `MAX_BYTES_IN_FLIGHT`. uvicorn waits for ever for the rest of a body; here the answer is 408
     after `body_s` seconds. These close the connection, or uvicorn would read on. What the app raises is logged and 500.
+    HEAD is answered as GET would be.
 
     `answered` is told of each answer: the path as its route declares it, the status, and the seconds it took.
     """
@@ -52,6 +54,8 @@ class RequestFrame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD" and scope["path"] not in CHANGING:  # uvicorn leaves the body out
+            scope = {**scope, "method": "GET"}
         request_id = new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
         deadline, size, whole, status = asyncio.get_running_loop().time() + self.body_s, 0, False, 0

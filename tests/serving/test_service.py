@@ -615,6 +615,18 @@ def test_every_prediction_of_every_route_is_in_the_log_under_its_request_id(shop
     assert all(0 < row["seconds"] < 5 for row in rows)
 
 
+@pytest.mark.parametrize("path", ["/", "/model", "/health/live", "/health/ready", "/nowhere"])
+def test_head_is_answered_as_get_without_the_body(client, path):
+    asked, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (asked.status_code, b"")
+    assert head.headers["content-length"] == asked.headers["content-length"]
+
+
+def test_head_changes_no_model(client):
+    for path in ("/reload_model", "/change_model", "/rollback_model"):
+        assert client.head(path).status_code == 405
+
+
 def test_every_answer_has_an_id_and_security_headers(client):
     answers = [client.get("/"), client.get("/nowhere"), send(client), send(client, bytes(17 * 2**20))]
     assert [answer.status_code for answer in answers] == [200, 404, 200, 413]
