@@ -260,6 +260,19 @@ def test_the_command_keeps_a_log_where_it_is_told_and_goes_on_with_it(bucket, tm
             assert all(len(row["image"]) == 3072 for row in reader.rows())
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--log-images"], "--log-images keeps them in a log; name its file with --log"),
+        (["--watch", "0"], "--watch must be above 0 seconds, got 0"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(options, sentence, capsys):
+    with pytest.raises(SystemExit):
+        main(options)
+    assert sentence in capsys.readouterr().err
+
+
 def test_a_log_that_is_none_ends_the_command_with_one_sentence_and_stays(bucket, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "notes.txt").write_text("not a log, but something somebody needs" * 20)

@@ -28,4 +28,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     beside.add_argument("--shadow", type=float, nargs="?", const=0.1, metavar="SHARE", help=text)
     text = "share of the single predictions that the candidate answers instead, until it is worse; see /candidate"
     beside.add_argument("--canary", type=float, nargs="?", const=0.1, metavar="SHARE", help=text)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.log_images and not arguments.log:
+        parser.error("--log-images keeps them in a log; name its file with --log")
+    if arguments.watch is not None and not arguments.watch > 0:
+        parser.error(f"--watch must be above 0 seconds, got {arguments.watch:g}")
+    return arguments
