@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 
@@ -195,6 +196,7 @@ def _open_log(arguments):
 
 
 def _configure(app):
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of strangers' images: what is wrong stands in the answer
     config = uvicorn.Config(
         app,
         http=Connection,

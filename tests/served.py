@@ -2,6 +2,8 @@
 
 import io
 import socket
+import struct
+import zlib
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -91,3 +93,13 @@ def read_answer(source):
     status = int(file.readline().split()[1])
     headers = dict(line.decode().rstrip().lower().split(": ", 1) for line in iter(file.readline, b"\r\n"))
     return status, headers, file.read(int(headers["content-length"]))
+
+
+def bomb(side):
+    """A PNG of a few bytes that says it has `side` x `side` pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")

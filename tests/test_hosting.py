@@ -15,7 +15,7 @@ import pytest
 from conftest import make_bundle
 from fastapi import FastAPI
 from held_model import HeldModel, wait_until
-from served import PNG, send
+from served import PNG, bomb, send
 
 from helpers.delivery.storage import open_store
 from helpers.hosting import HostingError, Server, is_loopback, main
@@ -244,6 +244,20 @@ def test_the_command_serves_production_and_stops_at_sigterm(bucket, bundle, tmp_
         process.send_signal(signal.SIGTERM)
         rest, errors = process.communicate(timeout=15)
         assert (process.returncode, rest, errors) == (0, "", "")
+
+
+def test_what_strangers_send_writes_nothing_to_the_log(bucket, tmp_path):
+    with command("--bucket", bucket, XDG_CACHE_HOME=str(tmp_path)) as process:
+        _, url = first_line(process)
+        with httpx2.Client(base_url=url, verify=False) as client:
+            for side in (9500, 9501):
+                answer = client.post("/predict_single", files={"file": bomb(side)})
+                assert answer.status_code == 413
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as stranger:
+            stranger.sendall(b"\x16\x03\x01 no HTTP\r\n\r\n")
+            assert stranger.recv(4096).startswith(b"HTTP/1.1 400 ")
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=15) == ("", "")
 
 
 def test_the_command_keeps_a_log_where_it_is_told_and_goes_on_with_it(bucket, tmp_path):

@@ -3,9 +3,7 @@
 import http.client
 import json
 import socket
-import struct
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 from held_model import HeldModel, wait_until
 from PIL import Image
-from served import PIXELS, PNG, encode, read_answer, send, serve
+from served import PIXELS, PNG, bomb, encode, read_answer, send, serve
 
 from benchmarks.load import get, post, post_file
 from helpers.serving import connection
@@ -59,16 +57,6 @@ def by_app(request):
     """The same request, with a query, which keeps it from being taken."""
     target = request.split(b" ", 2)[1]
     return request.replace(target, target + b"?by=app", 1)
-
-
-def bomb(side):
-    """A PNG of a few bytes that says it has `side` x `side` pixels."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 REQUESTS = {
