@@ -15,6 +15,7 @@ ORDER = (
     "data.statistics",
     "data.near_duplicates",
     "data.images",
+    "data.npy",
     "data.image_statistics",
     "data.corruptions",
     "delivery.events",

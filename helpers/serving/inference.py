@@ -10,7 +10,8 @@ import numpy as np
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from helpers.data.images import ImageError, ImageTooLarge, decode_image, decode_npy
+from helpers.data.images import ImageError, ImageTooLarge, decode_image
+from helpers.data.npy import decode_npy
 from helpers.inference.batcher import STOPPING, PredictorClosed
 from helpers.inference.job import DeadlineExceeded
 from helpers.inference.prediction import Prediction
