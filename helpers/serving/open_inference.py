@@ -144,6 +144,8 @@ def read_request(body: bytes) -> tuple[np.ndarray, str | None, list[str]]:
     images = _pixels(data, [count, SIZE, SIZE, 3])
     if not (identity is None or isinstance(identity, str)) or not all(isinstance(output, str) for output in outputs):
         raise InvalidTensor("id and the names of outputs must be strings")
+    if len(set(outputs)) < len(outputs):  # else a small request could ask for a huge answer
+        raise InvalidTensor("outputs must name each output once; take out what is there twice")
     try:
         (identity or "").encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell and no answer can hold

@@ -160,6 +160,7 @@ def test_anything_else_is_refused_in_a_sentence(body, sentence):
         ({"id": "42\udfff" * 1000}, r"the id must be text that UTF-8 can hold, got '42\\udfff"),
         ({"id": 42}, "id and the names of outputs must be strings"),
         ({"outputs": [{"name": 42}]}, "id and the names of outputs must be strings"),
+        ({"outputs": [{"name": "class"}] * 2}, "outputs must name each output once; take out what is there twice"),
     ],
 )
 def test_an_id_that_could_not_be_sent_back_is_refused(changes, sentence):
