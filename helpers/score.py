@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -118,7 +119,7 @@ class _Actor:
 def _writer(path):
     """What writes a batch; the file gets its name when all are written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         if path.suffix == ".parquet":
             with ParquetWriter(part, SCHEMA, compression="zstd") as file:

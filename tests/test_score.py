@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_bundle
@@ -14,6 +15,7 @@ from served import IMAGES, PNG
 
 from helpers import score
 from helpers.delivery.storage import open_store
+from helpers.inference.bulk import SCHEMA
 from helpers.registry import Registry
 from helpers.workspace import ROOT
 
@@ -103,6 +105,27 @@ def test_a_run_that_ends_before_its_end_leaves_no_file(store, pictures, tmp_path
     monkeypatch.setattr(score, "score", fail)
     assert run(store, pictures, tmp_path / "scores.csv") == 2
     assert not list(tmp_path.glob("*scores*"))
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.csv"])
+def test_of_two_runs_to_one_file_the_last_to_end_is_there_whole(tmp_path, name):
+    out, counts = tmp_path / name, {"other": 2, "own": 3000}
+    batches = {
+        key: pa.RecordBatch.from_pylist([{"path": key, "version": "v"}] * count, schema=SCHEMA)
+        for key, count in counts.items()
+    }
+    with score._writer(out) as own:
+        own(batches["own"])
+        with score._writer(out) as other:
+            other(batches["other"])
+        assert out.is_file()
+        own(batches["own"])
+    if out.suffix == ".csv":
+        rows = list(csv.DictReader(out.read_text().splitlines()))
+    else:
+        rows = pq.read_table(out).to_pylist()
+    assert [row["path"] for row in rows] == ["own"] * 6000
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_without_ray_its_engine_names_what_to_install(store, pictures, tmp_path, monkeypatch, capsys):

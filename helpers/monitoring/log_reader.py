@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,8 @@ def export(log: LogReader, path: Path, batch: int = 10_000) -> int:
         [(name, numbers if name in ("top", "scores") else kinds[kind]) for name, kind in columns]
         + [("label", pa.int64())]
     )
-    labels, count, after, part = log.labels(), 0, 0, Path(f"{path}.part")
+    labels, count, after = log.labels(), 0, 0
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with ParquetWriter(part, schema, compression="zstd") as writer:
             while rows := log.rows(after, batch):

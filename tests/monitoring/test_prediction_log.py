@@ -13,7 +13,7 @@ import pytest
 from logged import Filler
 
 from helpers.monitoring.log_file import LogError
-from helpers.monitoring.log_reader import LogReader
+from helpers.monitoring.log_reader import LogReader, export
 from helpers.monitoring.prediction_log import PredictionLog, main
 from helpers.workspace import ROOT
 
@@ -295,3 +295,36 @@ def test_an_export_that_cannot_be_written_is_one_sentence(path, tmp_path, capsys
         Filler(log).fill(1)
     assert main(["export", str(path), str(tmp_path / "none" / "out.parquet")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_of_two_exports_to_one_file_both_write_it_whole(path, tmp_path, monkeypatch):
+    import pyarrow.parquet
+
+    with opened(path) as log:
+        Filler(log).fill(5)
+    out = tmp_path / "out.parquet"
+    with LogReader(path) as own, LogReader(path) as other:
+        counts, read = [], own.rows
+
+        def rows(after, limit):
+            if not counts:
+                counts.append(export(other, out))
+            return read(after, limit)
+
+        monkeypatch.setattr(own, "rows", rows)
+        assert [export(own, out), *counts] == [5, 5]
+    assert len(pyarrow.parquet.read_table(out)) == 5
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["logs", "out.parquet"]
+
+
+def test_an_export_that_fails_leaves_no_file(path, tmp_path, monkeypatch, capsys):
+    with opened(path) as log:
+        Filler(log).fill(1)
+
+    def fail(*_):
+        raise LogError("the disk is gone; restore it")
+
+    monkeypatch.setattr(LogReader, "rows", fail)
+    assert main(["export", str(path), str(tmp_path / "out.parquet")]) == 2
+    assert capsys.readouterr().err == "error: the disk is gone; restore it\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["logs"]
