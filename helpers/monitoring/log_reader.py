@@ -91,10 +91,15 @@ def export(log: LogReader, path: Path, batch: int = 10_000) -> int:
     """Writes all predictions to a Parquet file at `path`, with the true class where it is known; returns how many.
 
     The columns are those of the log, and `label`; `top` and `scores` become maps from names to numbers.
+
+    Raises:
+        LogError: if the log cannot be read, or `path` is the log itself.
     """
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
+    if path.exists() and path.samefile(log.path):
+        raise LogError(f"{path} is the log itself; name another file")
     numbers = pa.map_(pa.string(), pa.float64())
     kinds = {"REAL": pa.float64(), "INTEGER": pa.int64(), "TEXT": pa.string(), "BLOB": pa.binary()}
     columns = log._connection.execute("SELECT name, type FROM pragma_table_info('predictions')").fetchall()

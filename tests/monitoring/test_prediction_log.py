@@ -328,3 +328,14 @@ def test_an_export_that_fails_leaves_no_file(path, tmp_path, monkeypatch, capsys
     assert main(["export", str(path), str(tmp_path / "out.parquet")]) == 2
     assert capsys.readouterr().err == "error: the disk is gone; restore it\n"
     assert [file.name for file in tmp_path.iterdir()] == ["logs"]
+
+
+def test_an_export_onto_the_log_itself_is_refused(path, tmp_path, capsys):
+    with opened(path) as log:
+        Filler(log).fill(3)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    for out in (path, link):
+        assert main(["export", str(path), str(out)]) == 2
+        assert capsys.readouterr().err == f"error: {out} is the log itself; name another file\n"
+    assert len(rows(path)) == 3
