@@ -146,6 +146,8 @@ class FileStore(Store):
     @contextmanager
     def _errors(self, key, verb):
         try:
+            if self._root.exists() and not self._root.is_dir():
+                raise StorageUnavailable(f"{self.url} is a file, not a folder; name a folder")
             yield
         except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
             raise ValueError(

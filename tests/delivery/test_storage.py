@@ -523,3 +523,20 @@ def test_a_store_that_cannot_be_written_says_why(tmp_path):
         StorageUnavailable, match=r"^cannot write file:///.*: File name too long; check the folder and its disk$"
     ):
         open_store(str(tmp_path)).write("k" * 300, b"1", if_generation=0)
+
+
+def test_a_file_is_not_taken_for_an_empty_store(tmp_path):
+    (tmp_path / "file").write_bytes(b"1")
+    store = open_store(str(tmp_path / "file"))
+    calls = (
+        lambda: store.read("a"),
+        lambda: store.write("a", b"2", if_generation=None),
+        lambda: store.delete("a", if_generation=None),
+        store.list,
+        lambda: store.list("a/b"),
+    )
+    for call in calls:
+        with pytest.raises(StorageUnavailable) as error:
+            call()
+        assert str(error.value) == f"{store.url} is a file, not a folder; name a folder"
+    assert (tmp_path / "file").read_bytes() == b"1"
