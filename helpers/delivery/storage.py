@@ -102,13 +102,15 @@ class FileStore(Store):
     def list(self, prefix=""):
         folder, found = prefix_folder(prefix), []
         with self._errors(prefix, "list"):
-            for path in (self._path(folder) if folder else self._root).rglob("*"):
-                key = path.relative_to(self._root).as_posix()
-                if key.startswith(prefix) and "/." not in f"/{key}":
-                    with suppress(FileNotFoundError):  # deleted since the folder was read
-                        status = path.lstat()
-                        if stat.S_ISREG(status.st_mode):
-                            found.append(ObjectInfo(key, status.st_size, _generation(status)))
+            for place, folders, files in os.walk(self._path(folder) if folder else self._root, onerror=_unlisted):
+                keys = Path(place).relative_to(self._root)
+                folders[:] = [name for name in folders if _matches((keys / name).as_posix(), prefix)]
+                for key in ((keys / name).as_posix() for name in files):
+                    if _matches(key, prefix):
+                        with suppress(FileNotFoundError):  # deleted since the folder was read
+                            status = (self._root / key).lstat()
+                            if stat.S_ISREG(status.st_mode):
+                                found.append(ObjectInfo(key, status.st_size, _generation(status)))
         return sorted(found, key=lambda info: info.key)
 
     def delete(self, key, *, if_generation):
@@ -157,6 +159,18 @@ class FileStore(Store):
             raise StorageUnavailable(
                 f"cannot {verb} {self.url}/{key}: {error.strerror}; check the folder and its disk"
             ) from error
+
+
+def _matches(key, prefix):
+    return key.startswith(prefix) and "/." not in f"/{key}"
+
+
+def _unlisted(error):
+    """Passes over a folder that is no longer there; one that cannot be read must not look empty."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise StorageUnavailable(
+            f"cannot list {error.filename}: {error.strerror}; check the folder and its disk"
+        ) from error
 
 
 def _generation(status):

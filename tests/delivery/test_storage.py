@@ -1,5 +1,6 @@
 """One contract for both stores, and what each adds. ``SUITE_TEST_BUCKET`` names a bucket of your own to test too."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -540,3 +541,44 @@ def test_a_file_is_not_taken_for_an_empty_store(tmp_path):
             call()
         assert str(error.value) == f"{store.url} is a file, not a folder; name a folder"
     assert (tmp_path / "file").read_bytes() == b"1"
+
+
+@pytest.fixture
+def unread(monkeypatch, tmp_path):
+    """Makes the reading of one folder of the store fail with an error."""
+    scandir = os.scandir
+
+    def fail(name, error):
+        def read(path):
+            if os.fspath(path) == str(tmp_path / "store" / name):
+                raise OSError(error, os.strerror(error), path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", read)
+
+    return fail
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(folder, unread, tmp_path):
+    for key in ("a/1", "closed/2", "c/3"):
+        folder.write(key, b"1", if_generation=0)
+    unread("closed", errno.EACCES)
+    for prefix in ("", "c", "closed/"):
+        with pytest.raises(StorageUnavailable) as error:
+            folder.list(prefix)
+        assert (
+            str(error.value) == f"cannot list {tmp_path}/store/closed: Permission denied; check the folder and its disk"
+        )
+    assert [info.key for info in folder.list("a")] == ["a/1"]
+
+
+def test_a_folder_that_goes_while_it_is_listed_holds_nothing(folder, unread):
+    for key in ("a/1", "gone/2"):
+        folder.write(key, b"1", if_generation=0)
+    unread("gone", errno.ENOENT)
+    assert [info.key for info in folder.list()] == ["a/1"]
+
+
+def test_below_an_object_there_is_nothing(folder):
+    folder.write("a", b"1", if_generation=0)
+    assert folder.list("a/") == []
