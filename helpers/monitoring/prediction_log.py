@@ -224,7 +224,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{export(log, arguments.parquet)} predictions written to {arguments.parquet}")
                 return 0
             answers = replay(log, arguments.request_id, ModelSource(arguments.bucket), ROOT / "model")
-    except (LogError, RegistryError, StorageError, BundleError, ModelRejected, LookupError, OSError) as error:
+    except (
+        LogError,
+        RegistryError,
+        StorageError,
+        BundleError,
+        ModelRejected,
+        LookupError,
+        OSError,
+        ValueError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for answer in answers:

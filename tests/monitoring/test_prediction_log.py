@@ -339,3 +339,12 @@ def test_an_export_onto_the_log_itself_is_refused(path, tmp_path, capsys):
         assert main(["export", str(path), str(out)]) == 2
         assert capsys.readouterr().err == f"error: {out} is the log itself; name another file\n"
     assert len(rows(path)) == 3
+
+
+def test_a_replay_from_a_bucket_that_is_none_is_one_sentence(path, capsys):
+    with opened(path) as log:
+        Filler(log).fill(1, image=bytes(3072))
+    assert main(["replay", str(path), "request-1", "--bucket", "s3://x"]) == 2
+    assert capsys.readouterr().err == (
+        "error: bucket must be gs://bucket[/prefix], file:///absolute/path or a path, got 's3://x'\n"
+    )
