@@ -66,7 +66,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists() or path.stat().st_size == 0
+        new = not path.exists() or (not path.is_dir() and path.stat().st_size == 0)
     except OSError as error:
         raise LogError(f"cannot write {path} ({error.strerror}); choose another place for the log") from error
     if not new:
@@ -90,6 +90,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         LogError: if there is none, or the file is no log or damaged.
     """
     path = Path(path)
+    if path.is_dir():
+        raise LogError(f"{path} is a folder, not a prediction log; name a file in it")
     if not path.is_file():
         raise LogError(f"there is no prediction log at {path}; serve with --log to write one")
     try:

@@ -348,3 +348,14 @@ def test_a_replay_from_a_bucket_that_is_none_is_one_sentence(path, capsys):
     assert capsys.readouterr().err == (
         "error: bucket must be gs://bucket[/prefix], file:///absolute/path or a path, got 's3://x'\n"
     )
+
+
+def test_a_folder_in_the_place_of_a_log_is_said_to_be_one(tmp_path, capsys):
+    sentence = f"{tmp_path} is a folder, not a prediction log; name a file in it"
+    for attempt in (PredictionLog, LogReader):
+        with pytest.raises(LogError) as caught:
+            attempt(tmp_path)
+        assert str(caught.value) == sentence
+    assert main(["export", str(tmp_path), str(tmp_path / "out.parquet")]) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert not list(tmp_path.iterdir())
