@@ -32,13 +32,18 @@ FORMATS = (".parquet", ".csv")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the file and says how fast that was: 0, 1 if there was no image among them, 2 if it could not be done."""
+    """Writes the file and says how fast that was.
+
+    0, 1 if there was no image among them, 2 if it could not be done, 130 after Ctrl-C.
+    """
     arguments = _parser().parse_args(argv)
     try:
         scored, failed, seconds, version = _run(arguments)
     except (StorageError, RegistryError, ClusterError, OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     left = f"; {failed:,} could not be read, their rows say why" if failed else ""
     print(f"{scored:,} images in {seconds:.1f} s, {scored / seconds:,.0f} a second, by version {version}{left}")
     print(f"look at {arguments.out}")

@@ -178,7 +178,7 @@ def format_table(card: Scorecard) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table and writes the figures as JSON; 2 if there is no such bundle, or no such data."""
+    """Prints the table and writes the figures as JSON; 2 if there is no such bundle or data, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     per_class = 2 if arguments.quick else sys.maxsize if arguments.all else 10
     try:
@@ -188,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # BundleError, ModelRejected and DatasetError are ValueErrors
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(format_table(card), f"all figures: {arguments.out}", sep="\n\n")
     return 0
 

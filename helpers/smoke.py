@@ -70,7 +70,7 @@ def smoke(url: str, bundle: Bundle, *, token: str | None = None, patience: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Asks the service that the command line names; 0 if it works, 1 if not."""
+    """Asks the service that the command line names; 0 if it works, 1 if not, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     try:
         registry = Registry(open_store(bucket_url(arguments.bucket)), arguments.name)
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SmokeError, RegistryError, StorageError, BundleError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -108,6 +108,23 @@ def test_a_run_that_ends_before_its_end_leaves_no_file(store, pictures, tmp_path
 
 
 @pytest.mark.parametrize("name", ["scores.parquet", "scores.csv"])
+def test_an_interrupted_run_ends_quietly_with_130_and_leaves_no_file(
+    store, pictures, tmp_path, monkeypatch, capsys, name
+):
+    def interrupt(*_):
+        yield from ()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "score", interrupt)
+    assert run(store, pictures, tmp_path / name) == 130
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert "error" not in captured.err
+    assert not list(tmp_path.glob("*scores*"))
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.csv"])
 def test_of_two_runs_to_one_file_the_last_to_end_is_there_whole(tmp_path, name):
     out, counts = tmp_path / name, {"other": 2, "own": 3000}
     batches = {

@@ -165,6 +165,16 @@ def test_what_cannot_be_scored_is_one_line_and_exit_status_2(quick, bundle, tmp_
     assert not out.exists()
 
 
+def test_an_interrupted_command_ends_quietly_with_130(monkeypatch, tmp_path, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scorecard, "load_model", interrupt)
+    assert main(["--out", str(tmp_path / "evaluation.json")]) == 130
+    assert capsys.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_lists_the_command_and_passes_the_model_on():
     def run(*arguments):

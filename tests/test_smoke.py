@@ -54,6 +54,15 @@ def test_nothing_at_the_address_does_not_pass(bundle):
         smoke("http://127.0.0.1:9", bundle, patience=0.5)
 
 
+def test_an_interrupted_command_ends_quietly_with_130(shop, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "smoke", interrupt)
+    assert main(arguments("http://127.0.0.1:9", shop)) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 def test_the_token_of_the_environment_is_sent(shop, monkeypatch, capsys):
     sent = []
 
