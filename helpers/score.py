@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments):
     if arguments.out.suffix not in FORMATS:
         raise ValueError(f"--out must end with {' or '.join(FORMATS)}, got {str(arguments.out)!r}")
+    if arguments.out.is_dir():
+        raise ValueError(f"--out must be a file, got the folder {str(arguments.out)!r}; name a file in it")
     collection = open_collection(arguments.source)
     items = collection.items()
     model_dir = arguments.model or MODEL_DIR

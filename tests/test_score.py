@@ -107,6 +107,18 @@ def test_a_run_that_ends_before_its_end_leaves_no_file(store, pictures, tmp_path
     assert not list(tmp_path.glob("*scores*"))
 
 
+def test_a_folder_in_the_place_of_the_file_is_refused_before_anything_is_scored(
+    store, pictures, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "scores.csv").mkdir()
+    monkeypatch.setattr(score, "score", lambda *_: pytest.fail("it was scored"))
+    assert run(store, pictures, tmp_path / "scores.csv") == 2
+    assert capsys.readouterr().err == (
+        f"error: --out must be a file, got the folder '{tmp_path}/scores.csv'; name a file in it\n"
+    )
+    assert not list((tmp_path / "scores.csv").iterdir())
+
+
 @pytest.mark.parametrize("name", ["scores.parquet", "scores.csv"])
 def test_an_interrupted_run_ends_quietly_with_130_and_leaves_no_file(
     store, pictures, tmp_path, monkeypatch, capsys, name
