@@ -66,7 +66,7 @@ def quantise(bundle: Bundle, dataset: Dataset, directory: Path) -> tuple[Choice,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Does what the command line says; 0 if there is a new version, 1 if not."""
+    """Does what the command line says; 0 if there is a new version, 1 if not, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m helpers.quantise", description="Tries 8 bits on a bundle.")
     parser.add_argument("model", type=Path, help="folder of the bundle")
     parser.add_argument("new", type=Path, help="folder for the version with 8 bits")
@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BundleError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(choice.reason)
     print(f"{arguments.new} holds version {made.version}" if made else f"{arguments.new} was not written")
     return 0 if made else 1

@@ -18,9 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from helpers.delivery.bundle import BundleError
 from helpers.delivery.storage import StorageError
-from helpers.inference.loader import ModelRejected
 from helpers.inference.source import ModelSource
 from helpers.monitoring.log_file import LogError, open_to_write
 from helpers.monitoring.log_reader import LogReader, export
@@ -224,16 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{export(log, arguments.parquet)} predictions written to {arguments.parquet}")
                 return 0
             answers = replay(log, arguments.request_id, ModelSource(arguments.bucket), ROOT / "model")
-    except (
-        LogError,
-        RegistryError,
-        StorageError,
-        BundleError,
-        ModelRejected,
-        LookupError,
-        OSError,
-        ValueError,
-    ) as error:
+    except (LogError, RegistryError, StorageError, LookupError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for answer in answers:
