@@ -30,6 +30,7 @@ STAGES = {
     "deploy": "03_deploy_and_monitor.ipynb",
     "diagnose": "04_diagnose_drift.ipynb",
 }
+PLACES = ("CIFAR100_DIR", "SUITE_BUCKET")
 STATUS = {"done": 0, "failed": 1, "interrupted": 130}
 
 
@@ -48,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     # The kernels inherit these: no debugger's advice and no TensorFlow start-up notes among the progress bars.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # They run at the root of the repository; a relative path here means one in the current folder.
+    os.environ |= {name: profile.absolute_path(os.environ[name]) for name in PLACES if name in os.environ}
     try:
         notebooks = {stage: ROOT / "notebooks" / name for stage, name in STAGES.items()}
         declared = {stage: profile.declared_parameters(path) for stage, path in notebooks.items()}

@@ -298,6 +298,14 @@ def test_stages_are_chosen_and_keep_their_order(capsys, arguments, stages):
     assert capsys.readouterr().out.startswith(f"would run {stages} into ")
 
 
+@pytest.mark.parametrize("name", run_pipeline.PLACES)
+def test_a_path_in_the_environment_means_one_in_the_current_folder_for_the_kernels_too(here, monkeypatch, name):
+    for value, place in (("data", f"{here}/data"), ("gs://bucket", "gs://bucket"), ("", "")):
+        monkeypatch.setenv(name, value)
+        assert run_pipeline.main(["--list"]) == 0
+        assert os.environ[name] == place
+
+
 def entry(**changes):
     return {"notebook": "n.ipynb", "parameters": {}, "timeout": None} | changes
 

@@ -7,6 +7,8 @@ papermill passes what it does not know with a mere warning, so everything is che
 import ast
 import difflib
 import math
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ import yaml
 
 ALL, TIMEOUTS = "all", "timeouts"
 OWN = ("run_id", "run_dir")  # the pipeline passes these two itself
+PATHS = ("bucket", "log")  # parameters whose value may be a path
 TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -110,7 +113,8 @@ def settings(
     """The final values: notebook default, then profile ``all``, profile stage, ``-p all.X``, ``-p STAGE.X``.
 
     `declared` maps stages to their parameters, `sections` is a profile (`origin` names it in errors) and `overrides`
-    are ``SECTION.NAME=VALUE`` texts, as are the `swept` values of a sweep's member, which go above all.
+    are ``SECTION.NAME=VALUE`` texts, as are the `swept` values of a sweep's member, which go above all. A relative path
+    means one in the current folder in such a text, and one in the repository in a profile.
 
     Raises:
         ProfileError: for the first unknown section, unknown parameter (naming the nearest) or wrong value.
@@ -138,8 +142,15 @@ def settings(
         if not stages:
             raise ProfileError(f"{where}: {_unknown_parameter(section, str(name), declared)}")
         for stage in stages:
-            values[stage][name] = _convert(value, declared[stage][name].type, where)
+            final = _convert(value, declared[stage][name].type, where)
+            typed = isinstance(value, _Text) and name in PATHS
+            values[stage][name] = absolute_path(final) if typed else final
     return Settings(values, timeouts)
+
+
+def absolute_path(place: str) -> str:
+    """`place` from the root on, if it is a path; urls such as ``gs://bucket``, and the empty text, as they are."""
+    return place if not place or re.match(r"[\w+.-]+:", place) else os.path.abspath(os.path.expanduser(place))
 
 
 @dataclass(frozen=True)

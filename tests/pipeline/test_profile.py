@@ -37,6 +37,29 @@ def test_timeouts_are_seconds_of_a_stage():
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("store-full", "{here}/store-full"),
+        ("../store", "{here.parent}/store"),
+        ("~/store", "{home}/store"),
+        ("/data/store", "/data/store"),
+        ("gs://bucket/key", "gs://bucket/key"),
+        ("file:///data/store", "file:///data/store"),
+        ("s3:bucket", "s3:bucket"),
+        ("", ""),
+    ],
+)
+def test_a_path_on_the_command_line_means_one_in_the_current_folder(tmp_path, monkeypatch, text, value):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    declared = {"deploy": {name: Parameter(name, "str", "", "") for name in ("bucket", "model_dir")}}
+    typed = settings(declared, {}, [f"deploy.bucket={text}", f"deploy.model_dir={text}"]).parameters["deploy"]
+    assert typed["bucket"] == value.format(here=tmp_path, home=tmp_path / "home")
+    assert typed["model_dir"] == text, "a place in the bucket, not a path"
+    assert settings(declared, {"deploy": {"bucket": text}}).parameters["deploy"]["bucket"] == text
+
+
+@pytest.mark.parametrize(
     ("name", "text", "value"),
     [
         ("train.epochs", "3", 3),
