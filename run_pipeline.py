@@ -162,6 +162,10 @@ def make_folder(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise journal.RunError(f"--run-dir: cannot make {directory} ({error.strerror})") from None
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise journal.RunError(
+            f"--run-dir: cannot read and write in {directory}; change its permissions or choose another"
+        )
 
 
 def entries(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -263,6 +263,51 @@ def test_a_wrong_command_exits_2_with_one_sentence_before_anything_starts(here, 
     assert not (here / "runs").exists()
 
 
+RUN = {"schema": 1, "run_id": "r", "state": "failed", "started": "then", "profile": {}, "stages": {}}
+SWEPT = {"schema": 1, "sweep_id": "r", "started": "then", "members": {"1-a": {"state": "pending"}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("run.json", "{", "not JSON: Expecting property name"),
+        ("run.json", "[]", "it does not say schema 1 and run_id r"),
+        ("run.json", json.dumps(RUN | {"run_id": "q"}), "it does not say schema 1 and run_id r"),
+        ("run.json", json.dumps({**RUN, "profile": None}), "profile is missing or of a wrong type"),
+        ("run.json", json.dumps(RUN | {"profile": []}), "profile is missing or of a wrong type"),
+        ("run.json", json.dumps(RUN | {"profile": {"train": []}}), "a section of its profile is no mapping"),
+        ("run.json", json.dumps(RUN | {"stages": {"train": {}}}), "one of its stages has no state"),
+        ("sweep.json", "{", "not JSON: Expecting property name"),
+        ("sweep.json", json.dumps(SWEPT | {"members": []}), "members is missing or of a wrong type"),
+        ("sweep.json", json.dumps(SWEPT), "one of its members lacks values or figures"),
+    ],
+)
+def test_a_record_that_is_broken_is_named_and_exits_2(here, capsys, name, text, why):
+    folder = here / "runs" / "r"
+    folder.mkdir(parents=True)
+    (folder / name).write_text(text)
+    assert run_pipeline.main(["--resume", "r"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"run_pipeline.py: cannot read {folder / name} ({why}")
+    assert said.endswith("); move its folder away, or name another run\n")
+    assert (folder / name).read_text() == text
+
+
+def test_a_record_that_cannot_be_opened_is_named_and_exits_2(here, capsys):
+    (here / "runs" / "r" / "run.json").mkdir(parents=True)
+    assert run_pipeline.main(["--resume", "r"]) == 2
+    assert f"cannot read {here / 'runs' / 'r' / 'run.json'} (Is a directory); move" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_is_closed_to_us_exits_2(here, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, to whom nothing is closed
+    assert run_pipeline.main(["--only", "train"]) == 2
+    (folder,) = (here / "runs").iterdir()
+    assert capsys.readouterr().err == (
+        f"run_pipeline.py: --run-dir: cannot read and write in {folder}; change its permissions or choose another\n"
+    )
+
+
 @pytest.mark.usefixtures("here")
 def test_list_shows_stages_with_parameters_types_and_help(capsys):
     assert run_pipeline.main(["--list"]) == 0

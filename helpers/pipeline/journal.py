@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,56 @@ ENVIRONMENT = ("CIFAR100_DIR", "KERAS_BACKEND", "SUITE_BUCKET")  # what else dec
 
 
 class RunError(ValueError):
-    """A run cannot be opened: it does not exist, is no run, or is still under way."""
+    """A run cannot be opened: it does not exist, cannot be read or written, or is still under way."""
 
 
 def read_run(runs: Path, run_id: str) -> dict[str, Any]:
     """The record of an earlier run in the folder of all runs.
 
     Raises:
-        RunError: if there is no such run, naming the latest ones.
+        RunError: if there is no such run, naming the latest ones; or if its record cannot be read.
     """
     if re.fullmatch(r"\w[\w.-]*", run_id):
-        try:
-            record = json.loads((runs / run_id / FILE).read_bytes())
-            if record["schema"] == 1 and record["run_id"] == run_id:
-                return record
-        except (OSError, ValueError, LookupError, TypeError):
-            pass  # no folder, no record, or a file of another kind: all the same to the person who asked
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path = runs / run_id / FILE
+            record = read_record(path, "run_id", {"started": str, "state": str, "profile": dict}, "stages")
+            if not all(isinstance(section, dict) for section in record["profile"].values()):
+                raise damaged(path, "a section of its profile is no mapping")
+            return record
     known = sorted(path.parent.name for path in runs.glob(f"*/{FILE}"))
     raise RunError(f"there is no run {run_id!r} in {runs}; it holds {', '.join(known[-5:]) or 'none'}")
+
+
+def read_record(path: Path, key: str, kinds: Mapping[str, type], rows: str) -> dict[str, Any]:
+    """The record of a run or a sweep, whose id, the name of its folder, is at `key`.
+
+    `kinds` are the types of what else it must hold, and `rows` names the mapping to what has a ``state``.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: if there is none.
+        RunError: if it cannot be read, or is not of this form.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise damaged(path, error.strerror) from None
+    except ValueError as error:
+        raise damaged(path, f"not JSON: {error}") from None
+    if not isinstance(record, dict) or (record.get("schema"), record.get(key)) != (1, path.parent.name):
+        raise damaged(path, f"it does not say schema 1 and {key} {path.parent.name}")
+    for name, kind in {**kinds, rows: dict}.items():
+        if not isinstance(record.get(name), kind):
+            raise damaged(path, f"{name} is missing or of a wrong type")
+    if not all(isinstance(row, dict) and "state" in row for row in record[rows].values()):
+        raise damaged(path, f"one of its {rows} has no state")
+    return record
+
+
+def damaged(path: Path, why: str) -> RunError:
+    """The error for a record that is there and of no use."""
+    return RunError(f"cannot read {path} ({why}); move its folder away, or name another run")
 
 
 @contextmanager

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.pipeline.journal import FILE, RunError, read_run
+from helpers.pipeline.journal import FILE, RunError, damaged, read_run
 from helpers.pipeline.report import describe, synthetic_warning
 from helpers.receipts import Receipt, ReceiptError, read_receipt, receipt_path
 from helpers.workspace import ROOT
 
 
 def latest_run(runs: Path) -> str:
-    """The id of the run that started last in the folder of all runs; RunError if it holds none."""
-    started = {path.parent.name: json.loads(path.read_bytes())["started"] for path in runs.glob(f"*/{FILE}")}
+    """The id of the run that started last in the folder of all runs; RunError if it holds none or a broken one."""
+    started = {path.parent.name: _started(path) for path in runs.glob(f"*/{FILE}")}
     if not started:
         raise RunError(f"there is no run in {runs}; start one with: make run")
     return max(started, key=started.__getitem__)
@@ -59,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _started(path):
+    try:
+        return str(json.loads(path.read_bytes())["started"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise damaged(path, f"no record of a run: {error}") from None
 
 
 def _gate(results):

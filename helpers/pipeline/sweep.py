@@ -5,7 +5,7 @@ model name of their own: none moves the alias that another, or a server, goes by
 """
 
 import itertools
-import json
+import os
 import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from helpers.pipeline.journal import RunError, read_run
+from helpers.pipeline.journal import RunError, damaged, read_record, read_run
 from helpers.pipeline.profile import ProfileError, Settings
 from helpers.pipeline.report import describe, synthetic_warning
 from helpers.receipts import Receipt, ReceiptError, now, read_receipt, receipt_path, write_json
@@ -83,7 +83,8 @@ def is_asked_for(options: Namespace, runs: Path) -> bool:
     Raises:
         ProfileError: if other options do not go with that.
     """
-    resumed = bool(re.fullmatch(r"\w[\w.-]*", options.resume or "")) and (runs / options.resume / FILE).is_file()
+    named = bool(re.fullmatch(r"\w[\w.-]*", options.resume or ""))
+    resumed = named and os.path.isfile(runs / options.resume / FILE)  # not where the folder is closed to us
     if resumed and (options.sweep or options.params or options.overrides or options.first or options.only):
         raise ProfileError(f"--resume: {options.resume} is a sweep, which goes on with what it was begun with")
     if resumed and options.dry_run:
@@ -111,8 +112,11 @@ class Record:
 
     @classmethod
     def go_on(cls, directory: Path) -> "Record":
-        """That of an earlier sweep."""
-        return cls(directory, json.loads((directory / FILE).read_bytes()))
+        """That of an earlier sweep; RunError if it cannot be read."""
+        value = read_record(directory / FILE, "sweep_id", {"started": str}, "members")
+        if not all(NOTHING.keys() | {"values"} <= row.keys() for row in value["members"].values()):
+            raise damaged(directory / FILE, "one of its members lacks values or figures")
+        return cls(directory, value)
 
     def start(self, name: str) -> None:
         """Says that a member runs."""

@@ -101,5 +101,14 @@ def test_a_receipt_that_was_changed_is_refused(tmp_path, capsys):
     assert "stage must be 'train', got 'tram'" in summary(tmp_path, capsys, code=1)
 
 
+def test_a_run_whose_record_is_broken_is_named(tmp_path, capsys):
+    make_run(tmp_path).close("done")
+    broken = make_run(tmp_path, "20260101-000000-aaaa").directory / "run.json"
+    broken.write_text("{")
+    text = summary(tmp_path, capsys, code=1)
+    assert text.startswith(f"error: cannot read {broken} (no record of a run: ")
+    assert text.count("\n") == 1
+
+
 def test_no_run_at_all_is_an_error_with_the_next_step(tmp_path, capsys):
     assert summary(tmp_path, capsys, code=1) == f"error: there is no run in {tmp_path}; start one with: make run\n"
