@@ -241,8 +241,7 @@ def tell(plan: Plan, book: journal.Journal, state: str) -> None:
     if warning := report.synthetic_warning(book.receipts):
         print(warning)
     if state != "done":
-        at = "" if plan.directory.parent == ROOT / "runs" else f" --run-dir {shown(plan.directory.parent)}"
-        print(f'{state}; go on with: make run ARGS="--resume {plan.directory.name}{at}"', file=sys.stderr)
+        print(f"{state}; go on with: {report.how_to_go_on(plan.directory)}", file=sys.stderr)
 
 
 def shown(path: Path) -> str:

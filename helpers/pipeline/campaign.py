@@ -9,8 +9,8 @@ from helpers.pipeline import comparison
 from helpers.pipeline.execution import stop_on_signals
 from helpers.pipeline.journal import Journal, locked
 from helpers.pipeline.members import engine, run_all
+from helpers.pipeline.report import how_to_go_on
 from helpers.pipeline.sweep import Member, Record
-from helpers.workspace import ROOT
 
 
 def run(directory: Path, plans: Mapping[Member, tuple[dict, dict]], engine_name: str, jobs: int | None) -> str:
@@ -63,5 +63,4 @@ def _plan(directory: Path, plans: Mapping[Member, tuple[dict, dict]]) -> Record:
 def _tell(directory: Path, sweep: Mapping[str, Any]) -> None:
     print(comparison.format_table(sweep))
     if sweep["state"] != "done":
-        at = "" if directory.parent == ROOT / "runs" else f" --run-dir {directory.parent}"
-        print(f'{sweep["state"]}; go on with: make run ARGS="--resume {directory.name}{at}"', file=sys.stderr)
+        print(f"{sweep['state']}; go on with: {how_to_go_on(directory)}", file=sys.stderr)

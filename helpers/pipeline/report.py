@@ -2,11 +2,14 @@
 
 import html
 import logging
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from helpers.receipts import Receipt
+from helpers.workspace import ROOT
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
@@ -47,6 +50,14 @@ def synthetic_warning(receipts: Mapping[str, Receipt]) -> str:
         f"SYNTHETIC DATA in {', '.join(stages)}: drawn by a program, not CIFAR-100. "
         "Its results say that the machinery works and nothing about CIFAR-100."
     )
+
+
+def how_to_go_on(directory: Path) -> str:
+    """The command that goes on with the run or sweep in `directory`, to be pasted at the root of the repository."""
+    at = [] if directory.parent == ROOT / "runs" else ["--run-dir", str(directory.parent)]
+    arguments = shlex.join(["--resume", directory.name, *at]).replace("$", "$$")  # make takes one $ for its own
+    quoted = re.sub(r'["$`\\]', r"\\\g<0>", arguments)
+    return f'make run ARGS="{quoted}"'
 
 
 def write_index(run_dir: Path, run: Mapping[str, Any], receipts: Mapping[str, Receipt]) -> Path:

@@ -1,10 +1,13 @@
 """pipeline/report.py: what a reader of a run sees."""
 
+import subprocess
+
 import nbformat
 import pytest
 
-from helpers.pipeline.report import describe, export_html, key_results, synthetic_warning, write_index
+from helpers.pipeline.report import describe, export_html, how_to_go_on, key_results, synthetic_warning, write_index
 from helpers.receipts import Receipt
+from helpers.workspace import ROOT
 
 
 def receipt(stage="train", synthetic=False, **results):
@@ -29,6 +32,20 @@ def test_synthetic_data_is_named_by_stage_and_real_data_not_at_all():
     receipts = {"explore": receipt("explore"), "train": receipt(synthetic=True)}
     assert synthetic_warning(receipts).startswith("SYNTHETIC DATA in train: drawn by a program, not CIFAR-100.")
     assert synthetic_warning({"explore": receipt("explore")}) == ""
+
+
+@pytest.mark.parametrize("name", ["runs", "my runs", "{runs}", "it's", "50 $ `each`", 'a "b" \\c'])
+def test_the_command_to_go_on_can_be_pasted_whatever_the_folder_is_called(tmp_path, name):
+    (tmp_path / "Makefile").write_text("run:\n\t@printf '%s\\n' $(ARGS)\n")
+    directory = tmp_path / name / "20260101-000000-abcd"
+    pasted = subprocess.run(
+        how_to_go_on(directory), cwd=tmp_path, shell=True, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert pasted.stdout.splitlines() == ["--resume", directory.name, "--run-dir", str(directory.parent)]
+
+
+def test_the_command_to_go_on_names_no_folder_but_an_unusual_one():
+    assert how_to_go_on(ROOT / "runs" / "r") == 'make run ARGS="--resume r"'
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
