@@ -1,0 +1,29 @@
+"""Single lines of the notebooks, run without a kernel on values that a run seldom has."""
+
+import ast
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+
+from helpers.workspace import ROOT
+from run_pipeline import STAGES
+
+
+def statements(stage: str, cell_id: str) -> list[str]:
+    """The statements of a cell, without IPython's magics."""
+    cells = nbformat.read(ROOT / "notebooks" / STAGES[stage], as_version=4).cells
+    (source,) = [cell.source for cell in cells if cell.id == cell_id]
+    code = re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.M)
+    return [ast.unparse(node) for node in ast.parse(code).body]
+
+
+@pytest.mark.parametrize(
+    ("cell_id", "name", "row"),
+    [("unusual-answers", "unusual", ("a", 400, "<name>", 0.1)), ("replace-model", "sentences", ("a", 400, "<name>"))],
+)
+def test_a_table_shows_the_whole_sentence_of_the_server(cell_id, name, row):
+    columns = ["file", "status", "answer", "seconds"]
+    table = eval(statements("deploy", cell_id)[-1], {"pd": pd, "columns": columns, name: [row]})
+    assert "&lt;name&gt;" in table.to_html()
