@@ -2,6 +2,8 @@
 
 import ast
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -27,3 +29,13 @@ def test_a_table_shows_the_whole_sentence_of_the_server(cell_id, name, row):
     columns = ["file", "status", "answer", "seconds"]
     table = eval(statements("deploy", cell_id)[-1], {"pd": pd, "columns": columns, name: [row]})
     assert "&lt;name&gt;" in table.to_html()
+
+
+@pytest.mark.parametrize(
+    ("log", "run_id", "found"), [("", "r", ["runs/r"]), ("", "", ["newest in runs"]), ("a.db", "r", ["a.db"])]
+)
+def test_a_run_diagnoses_no_log_of_another_run(log, run_id, found):
+    scope = {"log": log, "run_id": run_id, "ROOT": Path(), "stage": SimpleNamespace(directory=Path("runs/r"))}
+    scope |= {"find_logs": lambda place: [str(place)], "newest_logs": lambda runs: [f"newest in {runs}"]}
+    exec("\n".join(statements("diagnose", "find-logs")[:2]), scope)
+    assert scope["paths"] == found
