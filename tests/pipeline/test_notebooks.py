@@ -39,3 +39,10 @@ def test_a_run_diagnoses_no_log_of_another_run(log, run_id, found):
     scope |= {"find_logs": lambda place: [str(place)], "newest_logs": lambda runs: [f"newest in {runs}"]}
     exec("\n".join(statements("diagnose", "find-logs")[:2]), scope)
     assert scope["paths"] == found
+
+
+@pytest.mark.parametrize(("previous", "word"), [(None, "nothing"), ("v1", "v1")])
+def test_before_the_first_promotion_nothing_was_in_production(previous, word, capsys):
+    alias = SimpleNamespace(version="v2", previous=previous)
+    exec("\n".join(statements("train", "upload")[-2:]), {"alias": alias, "promoted": alias})
+    assert capsys.readouterr().out == f"Production is v2, before it {word}\n"
