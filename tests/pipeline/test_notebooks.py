@@ -46,3 +46,14 @@ def test_before_the_first_promotion_nothing_was_in_production(previous, word, ca
     alias = SimpleNamespace(version="v2", previous=previous)
     exec("\n".join(statements("train", "upload")[-2:]), {"alias": alias, "promoted": alias})
     assert capsys.readouterr().out == f"Production is v2, before it {word}\n"
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_groups_of_equal_images_are_spoken_of_only_where_there_are_some(count):
+    duplicates = SimpleNamespace(within_train=0, within_test=0, across=0, conflicting=0, groups=[()] * count)
+    scope = {"statistics": SimpleNamespace(duplicates=duplicates), "images": [()] * count, "test": range(10)}
+    said = []
+    exec("\n".join(statements("explore", "duplicate-finding")), scope | {"Markdown": str, "display": said.append})
+    assert said[0].startswith("*Figure 5. " if count else "**Finding.** ")
+    assert ("0 of the 3 groups of equal images" in said[0]) is bool(count)
+    assert ("groups" in said[0]) is bool(count)
