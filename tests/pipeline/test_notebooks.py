@@ -57,3 +57,10 @@ def test_groups_of_equal_images_are_spoken_of_only_where_there_are_some(count):
     assert said[0].startswith("*Figure 5. " if count else "**Finding.** ")
     assert ("0 of the 3 groups of equal images" in said[0]) is bool(count)
     assert ("groups" in said[0]) is bool(count)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_notebook_outside_the_repository_says_where_it_must_run(stage, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"must run in the repository, not in .*; papermill takes --cwd"):
+        exec("\n".join(statements(stage, "bootstrap")), {})
