@@ -9,6 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 
+from helpers.pipeline.profile import declared_parameters
 from helpers.workspace import ROOT
 from run_pipeline import STAGES
 
@@ -64,3 +65,20 @@ def test_a_notebook_outside_the_repository_says_where_it_must_run(stage, tmp_pat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"must run in the repository, not in .*; papermill takes --cwd"):
         exec("\n".join(statements(stage, "bootstrap")), {})
+
+
+@pytest.mark.parametrize(
+    ("stage", "cell_id", "name"),
+    [
+        ("explore", "imports", "seed"),
+        ("deploy", "imports-rest", "serve_seconds"),
+        ("deploy", "imports-rest", "seed"),
+        ("diagnose", "imports-rest", "seed"),
+    ],
+)
+def test_a_negative_number_is_refused_by_name_before_any_work(stage, cell_id, name):
+    scope = {item.name: item.default for item in declared_parameters(ROOT / "notebooks" / STAGES[stage]).values()}
+    (check,) = [code for code in statements(stage, cell_id) if re.match(r"if .* < 0", code)]
+    exec(check, scope)
+    with pytest.raises(ValueError, match=rf"\b{name}\b.* at least 0.*, got .*-1\b"):
+        exec(check, scope | {name: -1})
